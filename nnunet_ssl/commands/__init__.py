@@ -1,0 +1,1 @@
+"""Subcommands of ``nnUNetv2_ssl``, one module each: ``HELP``, ``add_arguments``, ``run``."""

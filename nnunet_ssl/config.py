@@ -1,0 +1,147 @@
+"""Options: frozen dataclasses with the defaults, resolved from the plans file, checked by their types.
+
+``plans["nnunet_ssl"]["options"]`` is one flat dictionary. The trainer's own options (``TrainingConfig``) and the
+options of every method share it, so that a method and its baseline can run with one plans file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from nnunet_ssl.errors import ConfigError
+
+ConfigT = TypeVar("ConfigT")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Budget and data flow, the same for every trainer; the defaults are nnU-Net's.
+
+    Attributes:
+        num_epochs: training length.
+        num_iterations_per_epoch: updates per epoch.
+        num_val_iterations_per_epoch: batches of the online validation.
+        initial_lr: learning rate at the start.
+        weight_decay: weight decay of the optimiser.
+        optimizer: ``sgd`` (momentum 0.99, Nesterov) or ``adam`` or ``adamw``.
+        lr_schedule: ``poly`` (exponent 0.9) or ``constant``.
+        oversample_foreground_percent: share of labelled patches that surely hold foreground.
+        save_every: epochs between two checkpoints.
+        unlabeled_batch_size: unlabelled patches per update; ``None`` takes the plans' batch size.
+        seed: seeds network, masks and, without augmentation workers, the patches; ``None`` leaves them random.
+    """
+
+    num_epochs: int = 1000
+    num_iterations_per_epoch: int = 250
+    num_val_iterations_per_epoch: int = 50
+    initial_lr: float = 1e-2
+    weight_decay: float = 3e-5
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr_schedule: Literal["poly", "constant"] = "poly"
+    oversample_foreground_percent: float = 0.33
+    save_every: int = 50
+    unlabeled_batch_size: int | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "save_every"):
+            check_range(name, getattr(self, name), low=1)
+        check_range("initial_lr", self.initial_lr, low=0, open_low=True)
+        check_range("weight_decay", self.weight_decay, low=0)
+        check_range("oversample_foreground_percent", self.oversample_foreground_percent, low=0, high=1)
+        if self.unlabeled_batch_size is not None:
+            check_range("unlabeled_batch_size", self.unlabeled_batch_size, low=1)
+
+
+def check_range(
+    name: str, value: float, low: float | None = None, high: float | None = None, open_low: bool = False
+) -> None:
+    """Raise ``ConfigError`` unless ``low <= value <= high`` (``low < value`` with ``open_low``)."""
+    too_low = low is not None and (value <= low if open_low else value < low)
+    if too_low or (high is not None and value > high):
+        left = "" if low is None else f"{low} {'<' if open_low else '<='} "
+        right = "" if high is None else f" <= {high}"
+        raise ConfigError(f"Option {name}: expected {left}{name}{right}, got {value}.")
+
+
+def option_names(configs: Iterable[type]) -> dict[str, Any]:
+    """Every option of the given config classes with its type, first come first kept."""
+    names: dict[str, Any] = {}
+    for config in configs:
+        hints = typing.get_type_hints(config)
+        for f in dataclasses.fields(config):
+            names.setdefault(f.name, hints[f.name])
+    return names
+
+
+def resolve(config: type[ConfigT], options: Mapping[str, Any], known: Iterable[type]) -> ConfigT:
+    """Build ``config`` from the options that concern it.
+
+    Args:
+        config: the dataclass to build.
+        options: flat options, values as in JSON.
+        known: config classes whose options may stand beside (they are left alone here).
+
+    Raises:
+        ConfigError: an option is unknown to all classes, or a value has the wrong type or range.
+    """
+    check_known(options, [config, *known])
+    hints = typing.get_type_hints(config)
+    mine = {f.name for f in dataclasses.fields(config)}  # type: ignore[arg-type]
+    return config(**{k: _convert(k, v, hints[k]) for k, v in options.items() if k in mine})
+
+
+def check_known(options: Iterable[str], configs: Iterable[type]) -> None:
+    """Raise ``ConfigError`` that lists the known options if one is unknown."""
+    names = option_names(configs)
+    unknown = sorted(set(options) - set(names))
+    if unknown:
+        raise ConfigError(f"Unknown option(s) {', '.join(unknown)}. Known options: {', '.join(sorted(names))}.")
+
+
+def parse_value(name: str, text: str, hint: Any) -> Any:
+    """Read the value of ``KEY=VALUE`` as the option's type: JSON where it parses, else the text itself.
+
+    >>> parse_value("num_epochs", "250", int)
+    250
+    """
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = {"True": True, "False": False, "None": None}.get(text, text)
+    return _convert(name, value, hint)
+
+
+def _convert(name: str, value: Any, hint: Any) -> Any:
+    """Check ``value`` against a type hint: bool, int, float, str, Literal, tuple, or a union of those."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _convert_union(name, value, hint)
+    if origin is Literal:
+        if value in typing.get_args(hint):
+            return value
+        raise ConfigError(f"Option {name}: expected one of {', '.join(map(str, typing.get_args(hint)))}, got {value!r}.")
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_convert(name, v, typing.get_args(hint)[0]) for v in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is type(None) and value is None:
+        return None
+    if isinstance(hint, type) and type(value) is hint:
+        return value
+    raise ConfigError(f"Option {name}: expected {getattr(hint, '__name__', hint)}, got {value!r}.")
+
+
+def _convert_union(name: str, value: Any, hint: Any) -> Any:
+    for choice in typing.get_args(hint):
+        try:
+            return _convert(name, value, choice)
+        except ConfigError:
+            continue
+    raise ConfigError(f"Option {name}: expected {hint}, got {value!r}.")

@@ -1,0 +1,1 @@
+"""Making and joining datasets: splits, merging, plans."""

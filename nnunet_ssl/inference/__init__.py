@@ -1,0 +1,1 @@
+"""Prompts at prediction."""

@@ -1,0 +1,1 @@
+"""Loss functions: pure, batched, in float32, finite for every target."""

@@ -1,0 +1,1 @@
+"""Network parts that methods add to nnU-Net's planned network."""

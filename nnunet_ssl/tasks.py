@@ -1,0 +1,175 @@
+"""Tasks and prompts: who annotated what in a dataset that joins several.
+
+A *task* is what one source dataset annotates; a *prompt* is one foreground class of a task. A case is annotated
+for its own task only: the labels of other tasks are unknown in it, not background. A dataset without the block
+``dataset.json["nnunet_ssl"]["tasks"]`` is one task that annotates every foreground label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nnunet_ssl.errors import TaskError
+
+IGNORE = "ignore"  # nnU-Net's reserved label name
+BLOCK = "nnunet_ssl"  # our key in dataset.json and in plans
+
+LabelValue = int | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one source dataset annotates.
+
+    Attributes:
+        name: unique name, also how the task is asked for at prediction.
+        labels: names of the foreground labels (keys of ``dataset.json["labels"]``).
+        prefix: case identifiers of the task start with it; empty for a dataset of one task.
+        prompts: optional sentence for each label.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    prefix: str = ""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One foreground class of one task; its position in ``TaskTable.prompts`` is the network's prompt index."""
+
+    label: str
+    value: LabelValue
+    task: int
+
+
+class TaskTable:
+    """The tasks of a dataset and the prompts they make.
+
+    Prompts are in the order of nnU-Net's foreground channels: ascending label value, or the order of
+    ``dataset.json["labels"]`` for region-based training. So prompt ``k`` belongs to output channel ``k`` (regions)
+    or ``k + 1`` (classes, channel 0 is background).
+
+    Raises:
+        TaskError: a label is unknown, belongs to no task or to two, or names or prefixes are ambiguous.
+    """
+
+    def __init__(self, labels: Mapping[str, Any], tasks: Iterable[Task] | None = None) -> None:
+        foreground = _foreground(labels)
+        self.tasks: tuple[Task, ...] = tuple(tasks or (Task("all", tuple(foreground)),))
+        self.has_regions = any(isinstance(v, tuple) and len(v) > 1 for v in foreground.values())
+        owner = _label_owners(self.tasks, foreground)
+        _check_names(self.tasks)
+        self.prompts = tuple(Prompt(name, value, owner[name]) for name, value in foreground.items())
+
+    @classmethod
+    def from_dataset_json(cls, dataset_json: Mapping[str, Any]) -> TaskTable:
+        """Read the table of a dataset; without our block, the dataset is one task named after itself."""
+        entries = dataset_json.get(BLOCK, {}).get("tasks")
+        if entries:
+            return cls(dataset_json["labels"], [_task_from_json(e) for e in entries])
+        labels = dataset_json["labels"]
+        name = str(dataset_json.get("name") or "all")
+        return cls(labels, [Task(name, tuple(_foreground(labels)))])
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Entries for ``dataset.json["nnunet_ssl"]["tasks"]``."""
+        return [
+            {"name": t.name, "labels": list(t.labels), "prompts": dict(t.prompts), "prefix": t.prefix}
+            for t in self.tasks
+        ]
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def task_of(self, case: str) -> int:
+        """Index of the task that ``case`` belongs to; the longest matching prefix wins."""
+        matches = [i for i, t in enumerate(self.tasks) if case.startswith(t.prefix)]
+        if not matches:
+            known = ", ".join(f"{t.prefix!r} ({t.name})" for t in self.tasks)
+            raise TaskError(
+                f"Case '{case}' belongs to no task: expected an identifier that starts with one of {known}. "
+                f"Rename the case or correct dataset.json['{BLOCK}']['tasks']."
+            )
+        return max(matches, key=lambda i: len(self.tasks[i].prefix))
+
+    def prompts_of(self, task: int) -> list[int]:
+        """Indices of the prompts that ``task`` annotates, in channel order."""
+        return [k for k, prompt in enumerate(self.prompts) if prompt.task == task]
+
+    def resolve(self, name: str) -> list[int]:
+        """Indices of the prompts meant by the name of a task (all its labels) or of a single label.
+
+        Upper and lower case do not matter.
+
+        Raises:
+            TaskError: nothing is called ``name``; the message lists what is.
+        """
+        wanted = name.strip().lower()
+        for i, task in enumerate(self.tasks):
+            if task.name.lower() == wanted:
+                return self.prompts_of(i)
+        found = [k for k, prompt in enumerate(self.prompts) if prompt.label.lower() == wanted]
+        if found:
+            return found
+        known = "; ".join(f"{t.name} (labels: {', '.join(t.labels)})" for t in self.tasks)
+        raise TaskError(f"Unknown task '{name}'. Expected the name of a task or of a label. Known tasks: {known}.")
+
+
+def _foreground(labels: Mapping[str, Any]) -> dict[str, LabelValue]:
+    """Foreground labels in the order of nnU-Net's output channels."""
+    values: dict[str, LabelValue] = {}
+    for name, value in labels.items():
+        if name == IGNORE:
+            continue
+        values[name] = tuple(int(v) for v in value) if isinstance(value, (list, tuple)) else int(value)
+    foreground = {n: v for n, v in values.items() if v not in (0, (0,))}
+    if any(isinstance(v, tuple) and len(v) > 1 for v in foreground.values()):
+        return foreground
+    return dict(sorted(foreground.items(), key=lambda item: _first(item[1])))
+
+
+def _first(value: LabelValue) -> int:
+    return value[0] if isinstance(value, tuple) else value
+
+
+def _label_owners(tasks: tuple[Task, ...], foreground: Mapping[str, LabelValue]) -> dict[str, int]:
+    owner: dict[str, int] = {}
+    for i, task in enumerate(tasks):
+        for label in task.labels:
+            if label not in foreground:
+                known = ", ".join(foreground)
+                raise TaskError(f"Task '{task.name}' names label '{label}', which dataset.json lacks. Known: {known}.")
+            if label in owner:
+                raise TaskError(
+                    f"Label '{label}' is named twice: by task '{tasks[owner[label]].name}' and by task '{task.name}'. "
+                    "Each label belongs to exactly one task."
+                )
+            owner[label] = i
+    missing = [label for label in foreground if label not in owner]
+    if missing:
+        raise TaskError(f"No task annotates label(s) {', '.join(missing)}. Add them to a task in dataset.json.")
+    return owner
+
+
+def _check_names(tasks: tuple[Task, ...]) -> None:
+    for attribute in ("name", "prefix"):
+        seen: dict[str, Task] = {}
+        for task in tasks:
+            value = getattr(task, attribute).lower()
+            if value in seen:
+                raise TaskError(f"Tasks '{seen[value].name}' and '{task.name}' share the {attribute} '{value}'.")
+            seen[value] = task
+
+
+def _task_from_json(entry: Mapping[str, Any]) -> Task:
+    if "name" not in entry or "labels" not in entry:
+        raise TaskError(f"A task needs 'name' and 'labels'; found only {sorted(entry)} in dataset.json.")
+    return Task(
+        name=str(entry["name"]),
+        labels=tuple(entry["labels"]),
+        prefix=str(entry.get("prefix", "")),
+        prompts=dict(entry.get("prompts", {})),
+    )
