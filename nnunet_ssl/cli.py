@@ -1,7 +1,7 @@
 """``nnUNetv2_ssl``: one command with subcommands, each in a module of ``nnunet_ssl.commands``.
 
-A command module has ``HELP``, ``add_arguments(parser)`` and ``run(args)``; it imports nnU-Net and torch inside
-``run`` only, so that ``--help`` answers at once.
+A command module has ``HELP``, ``add_arguments(parser)`` and ``run(args)``; it imports nnU-Net and torch
+inside ``run`` only, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ COMMANDS = ("split", "preprocess", "configure", "merge", "evaluate", "demo", "en
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of ``nnUNetv2_ssl`` with every subcommand."""
-    parser = argparse.ArgumentParser(prog="nnUNetv2_ssl", description="Semi-supervised nnU-Net: data, plans, results.")
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_ssl", description="Semi-supervised nnU-Net: data, plans, results."
+    )
     parser.add_argument("--version", action="version", version=f"nnunet-ssl {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:

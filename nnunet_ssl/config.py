@@ -1,16 +1,19 @@
 """Options: frozen dataclasses with the defaults, resolved from the plans file, checked by their types.
 
-``plans["nnunet_ssl"]["options"]`` is one flat dictionary. The trainer's own options (``TrainingConfig``) and the
-options of every method share it, so that a method and its baseline can run with one plans file.
+``plans["nnunet_ssl"]["options"]`` is one flat dictionary. The trainer's own options (``TrainingConfig``) and
+the options of every method share it, so that a method and its baseline can run with one plans file.
 """
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import dataclasses
 import json
+import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -34,7 +37,7 @@ class TrainingConfig:
         oversample_foreground_percent: share of labelled patches that surely hold foreground.
         save_every: epochs between two checkpoints.
         unlabeled_batch_size: unlabelled patches per update; ``None`` takes the plans' batch size.
-        seed: seeds network, masks and, without augmentation workers, the patches; ``None`` leaves them random.
+        seed: seeds network, masks and, without augmentation workers, the patches; ``None`` for random ones.
     """
 
     num_epochs: int = 1000
@@ -62,9 +65,10 @@ class TrainingConfig:
 def check_range(
     name: str, value: float, low: float | None = None, high: float | None = None, open_low: bool = False
 ) -> None:
-    """Raise ``ConfigError`` unless ``low <= value <= high`` (``low < value`` with ``open_low``)."""
+    """Raise ``ConfigError`` unless finite and ``low <= value <= high`` (``low <`` with ``open_low``)."""
     too_low = low is not None and (value <= low if open_low else value < low)
-    if too_low or (high is not None and value > high):
+    too_high = high is not None and value > high
+    if too_low or too_high or not math.isfinite(value):  # JSON files can hold NaN, which no comparison finds
         left = "" if low is None else f"{low} {'<' if open_low else '<='} "
         right = "" if high is None else f" <= {high}"
         raise ConfigError(f"Option {name}: expected {left}{name}{right}, got {value}.")
@@ -102,20 +106,38 @@ def check_known(options: Iterable[str], configs: Iterable[type]) -> None:
     names = option_names(configs)
     unknown = sorted(set(options) - set(names))
     if unknown:
-        raise ConfigError(f"Unknown option(s) {', '.join(unknown)}. Known options: {', '.join(sorted(names))}.")
+        raise ConfigError(
+            f"Unknown option(s) {', '.join(unknown)}. Known options: {', '.join(sorted(names))}."
+        )
 
 
 def parse_value(name: str, text: str, hint: Any) -> Any:
-    """Read the value of ``KEY=VALUE`` as the option's type: JSON where it parses, else the text itself.
+    """Read the value of ``KEY=VALUE`` as the option's type: as JSON, as Python writes it, or the text itself.
+
+    Raises:
+        ConfigError: no reading has the type.
 
     >>> parse_value("num_epochs", "250", int)
     250
+    >>> parse_value("patch_size", "24,40,48", tuple[int, ...])
+    (24, 40, 48)
     """
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        value = {"True": True, "False": False, "None": None}.get(text, text)
-    return _convert(name, value, hint)
+    errors = []
+    for value in _readings(text):
+        try:
+            return _convert(name, value, hint)
+        except ConfigError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _readings(text: str) -> list[Any]:
+    """What ``text`` may mean, likeliest first. The text is last: a file called 2024 is a text, too."""
+    readings: list[Any] = []
+    for read in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError):
+            readings.append(read(text))
+    return [*readings, text]
 
 
 def _convert(name: str, value: Any, hint: Any) -> Any:
@@ -124,18 +146,30 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
     if origin in (typing.Union, types.UnionType):
         return _convert_union(name, value, hint)
     if origin is Literal:
-        if value in typing.get_args(hint):
+        if any(value == choice and type(value) is type(choice) for choice in typing.get_args(hint)):
             return value
-        raise ConfigError(f"Option {name}: expected one of {', '.join(map(str, typing.get_args(hint)))}, got {value!r}.")
+        raise ConfigError(
+            f"Option {name}: expected one of {', '.join(map(str, typing.get_args(hint)))}, got {value!r}."
+        )
     if origin is tuple and isinstance(value, (list, tuple)):
-        return tuple(_convert(name, v, typing.get_args(hint)[0]) for v in value)
+        return _convert_tuple(name, value, hint)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is type(None) and value is None:
         return None
     if isinstance(hint, type) and type(value) is hint:
         return value
-    raise ConfigError(f"Option {name}: expected {getattr(hint, '__name__', hint)}, got {value!r}.")
+    expected = hint.__name__ if isinstance(hint, type) and origin is None else hint
+    raise ConfigError(f"Option {name}: expected {expected}, got {value!r}.")
+
+
+def _convert_tuple(name: str, value: Sequence[Any], hint: Any) -> tuple[Any, ...]:
+    items = typing.get_args(hint)
+    if items[-1] is Ellipsis:
+        items = items[:1] * len(value)
+    if len(items) != len(value):
+        raise ConfigError(f"Option {name}: expected {len(items)} values, got {len(value)}: {list(value)!r}.")
+    return tuple(_convert(name, v, item) for v, item in zip(value, items, strict=True))
 
 
 def _convert_union(name: str, value: Any, hint: Any) -> Any:

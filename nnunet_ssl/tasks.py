@@ -1,8 +1,8 @@
 """Tasks and prompts: who annotated what in a dataset that joins several.
 
-A *task* is what one source dataset annotates; a *prompt* is one foreground class of a task. A case is annotated
-for its own task only: the labels of other tasks are unknown in it, not background. A dataset without the block
-``dataset.json["nnunet_ssl"]["tasks"]`` is one task that annotates every foreground label.
+A *task* is what one source dataset annotates; a *prompt* is one foreground class of a task. A case is
+annotated for its own task only: the labels of other tasks are unknown in it, not background. A dataset
+without the block ``dataset.json["nnunet_ssl"]["tasks"]`` is one task that annotates every foreground label.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One foreground class of one task; its position in ``TaskTable.prompts`` is the network's prompt index."""
+    """One foreground class of a task; its position in ``TaskTable.prompts`` is the network's prompt index."""
 
     label: str
     value: LabelValue
@@ -49,19 +49,23 @@ class TaskTable:
     """The tasks of a dataset and the prompts they make.
 
     Prompts are in the order of nnU-Net's foreground channels: ascending label value, or the order of
-    ``dataset.json["labels"]`` for region-based training. So prompt ``k`` belongs to output channel ``k`` (regions)
-    or ``k + 1`` (classes, channel 0 is background).
+    ``dataset.json["labels"]`` for region-based training. So prompt ``k`` belongs to output channel ``k``
+    (regions) or ``k + 1`` (classes, channel 0 is background).
 
     Raises:
-        TaskError: a label is unknown, belongs to no task or to two, or names or prefixes are ambiguous.
+        TaskError: there is no label; one is unknown or belongs to no task or to two; two share a value; or
+            names, prefixes or prompts are wrong.
     """
 
     def __init__(self, labels: Mapping[str, Any], tasks: Iterable[Task] | None = None) -> None:
         foreground = _foreground(labels)
         self.tasks: tuple[Task, ...] = tuple(tasks or (Task("all", tuple(foreground)),))
+        if not foreground:
+            raise TaskError("dataset.json declares no foreground label. Add one to its 'labels'.")
         self.has_regions = any(isinstance(v, tuple) and len(v) > 1 for v in foreground.values())
         owner = _label_owners(self.tasks, foreground)
         _check_names(self.tasks)
+        _check_prompts(self.tasks)
         self.prompts = tuple(Prompt(name, value, owner[name]) for name, value in foreground.items())
 
     @classmethod
@@ -73,6 +77,18 @@ class TaskTable:
         labels = dataset_json["labels"]
         name = str(dataset_json.get("name") or "all")
         return cls(labels, [Task(name, tuple(_foreground(labels)))])
+
+    @classmethod
+    def from_plans(cls, plans: Mapping[str, Any]) -> TaskTable:
+        """Read the table that a trainer wrote into the plans: all that prediction knows."""
+        block = plans.get(BLOCK, {})
+        if "labels" not in block:
+            raise TaskError(
+                f"These plans hold no task table (plans['{BLOCK}']['labels']). Expected the plans.json of a "
+                "model folder written by a nnunet_ssl trainer."
+            )
+        tasks = [_task_from_json(e) for e in block.get("tasks", [])]
+        return cls(block["labels"], tasks)
 
     def to_json(self) -> list[dict[str, Any]]:
         """Entries for ``dataset.json["nnunet_ssl"]["tasks"]``."""
@@ -95,6 +111,13 @@ class TaskTable:
             )
         return max(matches, key=lambda i: len(self.tasks[i].prefix))
 
+    def known_task_of(self, case: str) -> int:
+        """Like ``task_of``, but -1 for a case with no task's prefix: an unlabelled scan of unknown task."""
+        try:
+            return self.task_of(case)
+        except TaskError:
+            return -1
+
     def prompts_of(self, task: int) -> list[int]:
         """Indices of the prompts that ``task`` annotates, in channel order."""
         return [k for k, prompt in enumerate(self.prompts) if prompt.task == task]
@@ -115,7 +138,9 @@ class TaskTable:
         if found:
             return found
         known = "; ".join(f"{t.name} (labels: {', '.join(t.labels)})" for t in self.tasks)
-        raise TaskError(f"Unknown task '{name}'. Expected the name of a task or of a label. Known tasks: {known}.")
+        raise TaskError(
+            f"Unknown task '{name}'. Expected the name of a task or of a label. Known tasks: {known}."
+        )
 
 
 def _foreground(labels: Mapping[str, Any]) -> dict[str, LabelValue]:
@@ -125,14 +150,26 @@ def _foreground(labels: Mapping[str, Any]) -> dict[str, LabelValue]:
         if name == IGNORE:
             continue
         values[name] = tuple(int(v) for v in value) if isinstance(value, (list, tuple)) else int(value)
-    foreground = {n: v for n, v in values.items() if v not in (0, (0,))}
-    if any(isinstance(v, tuple) and len(v) > 1 for v in foreground.values()):
+    foreground = {n: v for n, v in values.items() if set(_members(v)) != {0}}
+    if any(len(_members(v)) > 1 for v in foreground.values()):
         return foreground
-    return dict(sorted(foreground.items(), key=lambda item: _first(item[1])))
+    ordered = dict(sorted(foreground.items(), key=lambda item: _members(item[1])))
+    _check_values(ordered)
+    return ordered
 
 
-def _first(value: LabelValue) -> int:
-    return value[0] if isinstance(value, tuple) else value
+def _members(value: LabelValue) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _check_values(ordered: Mapping[str, LabelValue]) -> None:
+    names = list(ordered)
+    for one, other in zip(names, names[1:], strict=False):
+        if _members(ordered[one]) == _members(ordered[other]):  # nnU-Net would make one channel for both
+            raise TaskError(
+                f"Labels '{one}' and '{other}' both have the value {_members(ordered[one])[0]}. "
+                "Give each its own in dataset.json."
+            )
 
 
 def _label_owners(tasks: tuple[Task, ...], foreground: Mapping[str, LabelValue]) -> dict[str, int]:
@@ -141,16 +178,20 @@ def _label_owners(tasks: tuple[Task, ...], foreground: Mapping[str, LabelValue])
         for label in task.labels:
             if label not in foreground:
                 known = ", ".join(foreground)
-                raise TaskError(f"Task '{task.name}' names label '{label}', which dataset.json lacks. Known: {known}.")
+                raise TaskError(
+                    f"Task '{task.name}' names label '{label}', which dataset.json lacks. Known: {known}."
+                )
             if label in owner:
                 raise TaskError(
-                    f"Label '{label}' is named twice: by task '{tasks[owner[label]].name}' and by task '{task.name}'. "
-                    "Each label belongs to exactly one task."
+                    f"Label '{label}' is named twice: by task '{tasks[owner[label]].name}' and by task "
+                    f"'{task.name}'. Each label belongs to exactly one task."
                 )
             owner[label] = i
     missing = [label for label in foreground if label not in owner]
     if missing:
-        raise TaskError(f"No task annotates label(s) {', '.join(missing)}. Add them to a task in dataset.json.")
+        raise TaskError(
+            f"No task annotates label(s) {', '.join(missing)}. Add them to a task in dataset.json."
+        )
     return owner
 
 
@@ -160,13 +201,32 @@ def _check_names(tasks: tuple[Task, ...]) -> None:
         for task in tasks:
             value = getattr(task, attribute).lower()
             if value in seen:
-                raise TaskError(f"Tasks '{seen[value].name}' and '{task.name}' share the {attribute} '{value}'.")
+                raise TaskError(
+                    f"Tasks '{seen[value].name}' and '{task.name}' share the {attribute} '{value}'. "
+                    f"Give each a {attribute} of its own."
+                )
             seen[value] = task
+
+
+def _check_prompts(tasks: tuple[Task, ...]) -> None:
+    for task in tasks:
+        if not task.labels:
+            raise TaskError(f"Task '{task.name}' names no label. Give it one or remove it.")
+        unknown = [label for label in task.prompts if label not in task.labels]
+        if unknown:
+            raise TaskError(
+                f"Task '{task.name}' has a prompt for {', '.join(unknown)}, which is not among its labels "
+                f"({', '.join(task.labels)}). Correct dataset.json."
+            )
 
 
 def _task_from_json(entry: Mapping[str, Any]) -> Task:
     if "name" not in entry or "labels" not in entry:
         raise TaskError(f"A task needs 'name' and 'labels'; found only {sorted(entry)} in dataset.json.")
+    if isinstance(entry["labels"], str):
+        raise TaskError(
+            f"Task '{entry['name']}': expected a list of labels, got the text '{entry['labels']}'."
+        )
     return Task(
         name=str(entry["name"]),
         labels=tuple(entry["labels"]),

@@ -1,0 +1,74 @@
+"""Where unlabelled scans lie, and which of them may be used.
+
+Two sources, usable together: bare scans in ``nnUNet_raw/DATASET/imagesUn``, and cases of imagesTr that a fold
+of ``splits_final.json`` names under ``"unlabeled"``, whose labels are then hidden.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from batchgenerators.utilities.file_and_folder_operations import load_json
+
+from nnunet_ssl.errors import DataError
+
+IMAGES_UNLABELED = "imagesUn"
+SPLIT_KEY = "unlabeled"
+
+
+def scans_in(folder: Path, file_ending: str) -> dict[str, list[Path]]:
+    """Scans of a folder in nnU-Net's naming: case id to its channel files in order. No folder, no scans.
+
+    Raises:
+        DataError: a file does not end in ``_XXXX`` + file ending.
+    """
+    if not folder.is_dir():
+        return {}
+    scans: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not path.name.endswith(file_ending):
+            continue
+        match = re.fullmatch(r"(.+)_\d{4}", path.name[: -len(file_ending)])
+        if match is None:
+            raise DataError(
+                f"Unexpected file name {path}: expected CASE_0000{file_ending} (channel number of four "
+                "digits). "
+                "Rename the file."
+            )
+        scans.setdefault(match.group(1), []).append(path)
+    return scans
+
+
+def hidden_cases(splits_file: Path, fold: int | str) -> list[str]:
+    """Case ids that the fold names under ``"unlabeled"``; none for fold ``all`` or without a split."""
+    if fold == "all" or not splits_file.is_file():
+        return []
+    splits: list[dict[str, Any]] = load_json(str(splits_file))
+    return list(splits[int(fold)].get(SPLIT_KEY, [])) if int(fold) < len(splits) else []
+
+
+def check_disjoint(unlabeled: Iterable[str], source: str, **others: Iterable[str]) -> None:
+    """Raise ``DataError`` that names every case which is unlabelled and, say, in validation too.
+
+    Args:
+        unlabeled: unlabelled case ids.
+        source: where they come from, for the message.
+        others: case ids by what they are, for instance ``validation=[...]``.
+    """
+    mine = set(unlabeled)
+    for role, cases in others.items():
+        both = sorted(mine & set(cases))
+        if both:
+            raise DataError(
+                f"{len(both)} case(s) are unlabelled ({source}) and also {role.replace('_', ' ')}: "
+                f"{_few(both)}. Each "
+                f"case may play one part only: remove it from {source} or from the {role.replace('_', ' ')} "
+                "cases."
+            )
+
+
+def _few(names: list[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

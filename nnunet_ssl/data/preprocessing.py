@@ -1,0 +1,247 @@
+"""Preprocessing of ``imagesUn`` with the plans of the labelled data.
+
+Output folder: ``nnUNet_preprocessed/DATASET/DATA_IDENTIFIER_unlabeled``, one blosc2 array (C, z, y, x) in
+float32 per scan, and ``manifest.json``, which says from what plans and files each was made. A file is written
+under another name and then renamed, and listed only after that, so what is half written never counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from tqdm import tqdm
+
+from nnunet_ssl.conversion.dataset_json import write_json_atomically
+from nnunet_ssl.data.layout import scans_in
+from nnunet_ssl.errors import DataError
+
+MANIFEST = "manifest.json"
+# What preprocessing depends on; patch size and network do not matter.
+PLAN_KEYS = ("image_reader_writer", "transpose_forward", "foreground_intensity_properties_per_channel")
+CONFIGURATION_KEYS = (
+    "preprocessor_name",
+    "spacing",
+    "normalization_schemes",
+    "use_mask_for_norm",
+    "resampling_fn_data",
+    "resampling_fn_data_kwargs",
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a worker needs to preprocess scans.
+
+    Attributes:
+        plans: nnU-Net plans.
+        configuration: name of the configuration.
+        dataset_json: the dataset's dataset.json.
+        folder: output folder.
+    """
+
+    plans: dict[str, Any]
+    configuration: str
+    dataset_json: dict[str, Any]
+    folder: Path
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when preprocessed files would."""
+        configuration = PlansManager(self.plans).get_configuration(self.configuration).configuration
+        relevant = {k: self.plans.get(k) for k in PLAN_KEYS} | {
+            k: configuration.get(k) for k in CONFIGURATION_KEYS
+        }
+        return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
+
+
+def unlabeled_folder(preprocessed_dataset: Path, data_identifier: str) -> Path:
+    """Folder of preprocessed unlabelled scans beside nnU-Net's own."""
+    return preprocessed_dataset / f"{data_identifier}_unlabeled"
+
+
+def array_file(folder: Path, case: str) -> Path:
+    """Preprocessed image of a case, in nnU-Net's folders and in ours."""
+    return folder / f"{case}.b2nd"
+
+
+def preprocess_unlabeled(
+    recipe: Recipe, images: Path, num_processes: int, progress: bool = True
+) -> list[str]:
+    """Bring the output folder up to date with ``imagesUn``; does only what is missing or stale.
+
+    Args:
+        recipe: plans, configuration and output folder.
+        images: the folder imagesUn.
+        num_processes: workers; 1 works in this process.
+        progress: show a progress bar.
+
+    Returns:
+        Case ids that are ready, sorted.
+
+    Raises:
+        DataError: scans cannot be used; every one is named with its reason. The others are done.
+    """
+    scans = scans_in(images, recipe.dataset_json["file_ending"])
+    fingerprint, sources = recipe.fingerprint, {case: _stamp(files) for case, files in scans.items()}
+    done = _read_manifest(recipe.folder, fingerprint)
+    done = {c: s for c, s in done.items() if sources.get(c) == s and array_file(recipe.folder, c).is_file()}
+    todo = sorted(set(scans) - set(done))
+    if not scans and not recipe.folder.is_dir():
+        return []
+    recipe.folder.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(recipe.folder, set(done))
+    problems: list[str] = []
+    results = _run(recipe, {c: scans[c] for c in todo}, num_processes)
+    for case, problem in tqdm(
+        results, total=len(todo), desc="Unlabelled scans", disable=not (progress and todo)
+    ):
+        if problem is None:
+            done[case] = sources[case]
+            _write_manifest(recipe.folder, fingerprint, done)
+        else:
+            problems.append(problem)
+    _write_manifest(recipe.folder, fingerprint, done)
+    if problems:
+        listed = "\n  ".join(sorted(problems)[:20])
+        raise DataError(
+            f"{len(problems)} of {len(scans)} unlabelled scan(s) in {images} cannot be used:\n  {listed}\n"
+            "Repair or remove them and run the command again; the others are kept."
+        )
+    return sorted(done)
+
+
+def prepared_cases(folder: Path) -> list[str]:
+    """Cases that a folder lists as ready, whatever their raw files: for machines that hold no raw data."""
+    manifest = folder / MANIFEST
+    return sorted(json.loads(manifest.read_text())["cases"]) if manifest.is_file() else []
+
+
+def check_arrays(folder: Path, cases: Iterable[str], num_channels: int) -> None:
+    """Open every preprocessed image and read its last voxel.
+
+    Raises:
+        DataError: a file is missing, truncated or has another number of channels; all such files are named.
+    """
+    problems = [p for p in (_array_problem(array_file(folder, c), num_channels) for c in cases) if p]
+    if problems:
+        listed = "\n  ".join(problems[:20])
+        raise DataError(
+            f"{len(problems)} preprocessed file(s) cannot be used:\n  {listed}\nDelete them and preprocess "
+            "again "
+            "(nnUNetv2_preprocess for labelled cases, nnUNetv2_ssl preprocess for imagesUn)."
+        )
+
+
+def _array_problem(path: Path, num_channels: int) -> str | None:
+    if not path.is_file():
+        return f"{path}: missing"
+    try:
+        array = blosc2.open(urlpath=str(path), mode="r")
+        np.asarray(array[tuple(slice(s - 1, s) for s in array.shape)])
+    except Exception as error:  # blosc2 raises various types for broken files
+        return f"{path}: corrupt ({error})"
+    if array.shape[0] != num_channels:
+        return f"{path}: expected {num_channels} channel(s), found {array.shape[0]}"
+    return None
+
+
+def _run(
+    recipe: Recipe, scans: dict[str, list[Path]], num_processes: int
+) -> Iterator[tuple[str, str | None]]:
+    if num_processes <= 1 or len(scans) <= 1:
+        yield from ((case, _prepare_safely(recipe, case, files)) for case, files in scans.items())
+        return
+    with ProcessPoolExecutor(num_processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        jobs = {pool.submit(_prepare_safely, recipe, case, files): case for case, files in scans.items()}
+        for job in as_completed(jobs):
+            yield jobs[job], job.result()
+
+
+def _prepare_safely(recipe: Recipe, case: str, files: list[Path]) -> str | None:
+    """Preprocess one scan; returns what is wrong with it, or nothing."""
+    try:
+        _prepare(recipe, case, files)
+    except DataError as error:
+        return f"{case}: {error}"
+    except Exception as error:  # readers raise whatever their library raises
+        return f"{case}: unreadable ({type(error).__name__}: {str(error).strip().splitlines()[-1:]})"
+    return None
+
+
+def _prepare(recipe: Recipe, case: str, files: list[Path]) -> None:
+    plans = PlansManager(recipe.plans)
+    configuration = plans.get_configuration(recipe.configuration)
+    num_channels = len(recipe.dataset_json["channel_names"])
+    if len(files) != num_channels:
+        raise DataError(
+            f"expected {num_channels} channel file(s) (_0000 ...), found {[f.name for f in files]}"
+        )
+    data, properties = plans.image_reader_writer_class().read_images([str(f) for f in files])
+    _check_scan(data, num_channels, len(configuration.patch_size))
+    preprocessor = configuration.preprocessor_class(verbose=False)
+    data, _, _ = preprocessor.run_case_npy(data, None, properties, plans, configuration, recipe.dataset_json)
+    _save(data.astype(np.float32, copy=False), array_file(recipe.folder, case), configuration.patch_size)
+
+
+def _check_scan(data: np.ndarray, num_channels: int, dimension: int) -> None:
+    if data.ndim != 4 or data.shape[0] != num_channels:
+        raise DataError(
+            f"expected {num_channels} channel(s), found an image of shape {data.shape} (channels first)"
+        )
+    if dimension == 3 and 1 in data.shape[1:]:
+        raise DataError(f"expected a 3D scan, found a 2D image of shape {data.shape[1:]}")
+    if not np.isfinite(data).all():
+        raise DataError(f"{int((~np.isfinite(data)).sum())} voxel(s) are NaN or infinite")
+    if all(channel.min() == channel.max() for channel in data):
+        raise DataError(f"the image is constant ({data.flat[0]})")
+
+
+def _save(data: np.ndarray, path: Path, patch_size: list[int]) -> None:
+    blocks, chunks = comp_blosc2_params(data.shape, tuple(patch_size), data.itemsize)
+    # .tmp first: a name that ends in .b2nd, as blosc2 wants it, but that no one takes for a case
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.b2nd")
+    temporary.unlink(missing_ok=True)
+    blosc2.asarray(
+        np.ascontiguousarray(data),
+        urlpath=str(temporary),
+        chunks=chunks,
+        blocks=blocks,
+        cparams={"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1},
+    )
+    os.replace(temporary, path)
+
+
+def _stamp(files: list[Path]) -> list[list[Any]]:
+    """Name, size and modification time of the raw files: cheap, and changes when a scan is replaced."""
+    return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+
+
+def _read_manifest(folder: Path, fingerprint: str) -> dict[str, Any]:
+    """Cases that are done; none if the folder was made from other plans."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return {}
+    manifest = json.loads(path.read_text())
+    return manifest["cases"] if manifest["plans"] == fingerprint else {}
+
+
+def _write_manifest(folder: Path, fingerprint: str, cases: dict[str, Any]) -> None:
+    write_json_atomically(folder / MANIFEST, {"plans": fingerprint, "cases": cases})
+
+
+def _remove_leftovers(folder: Path, keep: set[str]) -> None:
+    for path in folder.glob("*.b2nd"):
+        if path.stem not in keep:
+            path.unlink(missing_ok=True)

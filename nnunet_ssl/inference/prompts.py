@@ -1,0 +1,84 @@
+"""Asking a trained network for one task.
+
+nnU-Net's predictor knows neither case nor task, so the wish comes from the environment
+(``nnUNet_ssl_task=hippocampus nnUNetv2_predict ...``) and acts on the network's output: channels that were
+not asked for are pushed below all others, so that they are never predicted. Without a wish the union of all
+labels is predicted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from nnunet_ssl.targets import LabelSpace
+from nnunet_ssl.tasks import TaskTable
+
+TASK_VARIABLE = "nnUNet_ssl_task"
+
+# e^-50 is nothing, and -50 survives half precision after nnU-Net has summed mirrored and overlapping windows.
+MARGIN = 50.0
+
+
+def restrict_output(network: nn.Module, keep: Tensor) -> RemovableHandle:
+    """Let a network predict only some channels until the returned handle is removed.
+
+    Args:
+        network: gives logits (B, channels, *spatial) or a list of them.
+        keep: bool (channels,) for all samples alike or (B, channels).
+    """
+
+    def hook(
+        module: nn.Module, inputs: tuple[Any, ...], output: Tensor | Sequence[Tensor]
+    ) -> Tensor | list[Tensor]:
+        if isinstance(output, Tensor):
+            return suppress_channels(output, keep)
+        return [suppress_channels(o, keep) for o in output]
+
+    return network.register_forward_hook(hook)
+
+
+def suppress_channels(logits: Tensor, keep: Tensor) -> Tensor:
+    """Push channels below every kept one, and below 0 for the sigmoid of region-based training.
+
+    Args:
+        logits: (B, channels, *spatial).
+        keep: bool (channels,) or (B, channels).
+    """
+    keep = keep.to(logits.device).expand(len(logits), -1).view(*logits.shape[:2], *[1] * (logits.ndim - 2))
+    never = logits.amin(1, keepdim=True).clamp(max=0) - MARGIN
+    return torch.where(keep, logits, never)
+
+
+def kept_channels(table: TaskTable, prompts: Sequence[int], num_channels: int) -> Tensor:
+    """Bool (channels,): the channels of some prompts, and background where there is one."""
+    keep = torch.zeros(num_channels, dtype=torch.bool)
+    offset = 0 if table.has_regions else 1
+    keep[:offset] = True
+    keep[[k + offset for k in prompts]] = True
+    return keep
+
+
+def task_channels(space: LabelSpace, tasks: Tensor) -> Tensor:
+    """Bool (B, channels): what the task of each sample annotates, background included."""
+    num_channels = space.num_prompts + (0 if space.table.has_regions else 1)
+    rows = [kept_channels(space.table, space.table.prompts_of(int(t)), num_channels) for t in tasks]
+    return torch.stack(rows)
+
+
+def restrict_to_wished_task(network: nn.Module, plans: Mapping[str, Any], num_channels: int) -> nn.Module:
+    """Apply the wish in ``nnUNet_ssl_task``, if there is one; returns the network.
+
+    Raises:
+        TaskError: the wish names neither a task nor a label; the message lists both.
+    """
+    wish = os.environ.get(TASK_VARIABLE)
+    if wish:
+        table = TaskTable.from_plans(plans)
+        restrict_output(network, kept_channels(table, table.resolve(wish), num_channels))
+    return network

@@ -1,0 +1,99 @@
+"""Copy-paste masks: drawn per sample from a passed generator, sized from the actual patch, in 2D and 3D.
+
+A mask is a float tensor (B, 1, *spatial) with 0 inside the pasted region and 1 elsewhere, so that
+``x_mix = x_i * M + x_j * (1 - M)`` (VerSemi eq. 2). Randomness lies on the CPU, whatever the device of the
+mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MaskKind = Literal["box", "random", "slice"]
+RatioOf = Literal["volume", "side"]
+
+
+def sample_masks(
+    kind: MaskKind,
+    count: int,
+    shape: Sequence[int],
+    ratio: tuple[float, float],
+    generator: torch.Generator,
+    ratio_of: RatioOf = "volume",
+) -> Tensor:
+    """Draw ``count`` masks of one kind.
+
+    Args:
+        kind: ``box``, one solid box at a random position (the paper's "zero-centered" mask); ``random``, many
+            cubes of edge 6; ``slice``, whole slices along the first axis (VerSemi, Table IX).
+        count: number of masks.
+        shape: spatial shape of the patch in voxels.
+        ratio: bounds of the uniform draw of the masked share.
+        generator: CPU generator.
+        ratio_of: for ``box``, whether the ratio is the box's share of the volume or of each side.
+
+    Returns:
+        (count, 1, *shape) on the CPU, 0 inside.
+    """
+    fractions = ratio[0] + (ratio[1] - ratio[0]) * torch.rand(count, generator=generator)
+    if kind == "box":
+        return _box_masks(fractions, shape, generator, ratio_of)
+    if kind == "random":
+        return _cube_masks(fractions, shape, generator)
+    return _slice_masks(fractions, shape, generator)
+
+
+def mix(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
+    """``a`` where the mask is 1, ``b`` where it is 0 (VerSemi eq. 2); any dtype, channels alike."""
+    return torch.where(mask.bool(), a, b)
+
+
+def resize_masks(mask: Tensor, shape: Sequence[int]) -> Tensor:
+    """Bring masks to a lower resolution as nnU-Net brings labels to those of deep supervision."""
+    if tuple(mask.shape[2:]) == tuple(shape):
+        return mask
+    return F.interpolate(mask, size=list(shape), mode="nearest-exact")
+
+
+def _box_masks(
+    fractions: Tensor, shape: Sequence[int], generator: torch.Generator, ratio_of: RatioOf
+) -> Tensor:
+    """Boxes with the patch's own proportions; every position that fits is equally likely, the last too."""
+    extent = torch.tensor(shape)
+    side = fractions if ratio_of == "side" else fractions ** (1.0 / len(shape))
+    size = torch.round(side[:, None] * extent).clamp(min=1).long().minimum(extent)
+    room = extent - size + 1
+    start = (torch.rand(size.shape, generator=generator) * room).long()
+    inside = torch.ones(len(fractions), *shape, dtype=torch.bool)
+    for axis, length in enumerate(shape):
+        position = torch.arange(length)
+        along = (position >= start[:, axis, None]) & (position < (start + size)[:, axis, None])
+        inside &= along.view(-1, *[length if a == axis else 1 for a in range(len(shape))])
+    return (~inside).float()[:, None]
+
+
+def _cube_masks(fractions: Tensor, shape: Sequence[int], generator: torch.Generator, edge: int = 6) -> Tensor:
+    """Cubes around Bernoulli seeds. A voxel stays free if none of its ``edge^d`` possible seeds is set, so
+    the seeds' probability ``1 - (1 - f)^(1 / edge^d)`` masks the share ``f`` on average.
+    """
+    dim = len(shape)
+    seed_probability = 1 - (1 - fractions) ** (1.0 / edge**dim)
+    padded = [s + edge - 1 for s in shape]
+    draw = torch.rand(len(fractions), 1, *padded, generator=generator)
+    seeds = (draw < seed_probability.view(-1, 1, *[1] * dim)).float()
+    pool = F.max_pool2d if dim == 2 else F.max_pool3d
+    return 1.0 - pool(seeds, edge, stride=1)
+
+
+def _slice_masks(fractions: Tensor, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Random slices along the first axis (nnU-Net orders axes so that it is the one of lowest resolution)."""
+    length = shape[0]
+    count = torch.round(fractions * length)
+    rank = torch.rand(len(fractions), length, generator=generator).argsort(1).argsort(1)
+    keep = (rank >= count[:, None]).float()
+    return keep.view(len(fractions), 1, length, *[1] * (len(shape) - 1)).expand(-1, -1, *shape).clone()

@@ -1,0 +1,10 @@
+"""The papers, one readable file each.
+
+``CONFIGS`` lists the options of every method: a plans file may hold options of several, and an option that no
+method knows is an error.
+"""
+
+from nnunet_ssl.methods.supervised import SupervisedConfig
+from nnunet_ssl.methods.versemi import UniSeMiConfig, VerSemiConfig
+
+CONFIGS: tuple[type, ...] = (SupervisedConfig, UniSeMiConfig, VerSemiConfig)

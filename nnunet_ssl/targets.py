@@ -1,0 +1,115 @@
+"""Reading nnU-Net's target tensors by prompt.
+
+nnU-Net hands out label maps (B, 1, *spatial) for classes, or one channel per region (B, R, *spatial) with the
+ignore label as one more channel at the end. In a dataset of several tasks label values are unique, so a label
+map that mixes two tasks still tells whose foreground a voxel is.
+
+Shapes: B samples, K prompts, P pairs of a sample and a prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nnunet_ssl.tasks import TaskTable
+
+Outputs = Tensor | Sequence[Tensor]
+SegmentationLoss = Callable[[Outputs, Outputs], Tensor]
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The tasks of a dataset as methods need them.
+
+    Attributes:
+        table: tasks and prompts.
+        ignore_label: value of nnU-Net's ignore label, if the dataset has one.
+    """
+
+    table: TaskTable
+    ignore_label: int | None = None
+
+    @property
+    def num_prompts(self) -> int:
+        """Number K of prompts, the synthetic one not counted."""
+        return len(self.table.prompts)
+
+    def binary(self, target: Tensor, sample: Tensor, prompt: Tensor) -> Tensor:
+        """Foreground of pairs: (P, *spatial) bool for sample indices (P,) and prompt indices (P,)."""
+        if self.table.has_regions:
+            return target[sample, prompt].bool()
+        values = torch.tensor([_value(p.value) for p in self.table.prompts], device=target.device)
+        return target[sample, 0] == values[prompt].view(-1, *[1] * (target.ndim - 2))
+
+    def foreground(self, target: Tensor) -> Tensor:
+        """Union of all foreground, (B, *spatial) bool."""
+        if self.table.has_regions:
+            return target[:, : self.num_prompts].bool().any(1)
+        foreground = target[:, 0] > 0
+        return foreground if self.ignore_label is None else foreground & (target[:, 0] != self.ignore_label)
+
+    def valid(self, target: Tensor) -> Tensor | None:
+        """Voxels without the ignore label, (B, *spatial) bool; ``None`` if the dataset has no such label."""
+        if self.ignore_label is None:
+            return None
+        return ~target[:, -1].bool() if self.table.has_regions else target[:, 0] != self.ignore_label
+
+    def channels_of(self, task: int) -> list[int]:
+        """Output channels that a task annotates, background (channel 0 of classes) included."""
+        prompts = self.table.prompts_of(task)
+        return prompts if self.table.has_regions else [0, *(k + 1 for k in prompts)]
+
+    def target_of(self, target: Tensor, task: int) -> Tensor:
+        """Target of samples of one task in terms of that task's own channels."""
+        prompts = self.table.prompts_of(task)
+        if self.table.has_regions:
+            ignore = [] if self.ignore_label is None else [target.shape[1] - 1]
+            return target[:, [*prompts, *ignore]]
+        table = torch.zeros(1 + int(target.max()), dtype=target.dtype, device=target.device)
+        for channel, k in enumerate(prompts, start=1):
+            if _value(self.table.prompts[k].value) < len(table):
+                table[_value(self.table.prompts[k].value)] = channel
+        if self.ignore_label is not None and self.ignore_label < len(table):
+            table[self.ignore_label] = self.ignore_label
+        return table[target.long()]
+
+
+def partial_label_loss(
+    loss: SegmentationLoss, outputs: Outputs, targets: Outputs, tasks: Tensor, space: LabelSpace
+) -> Tensor:
+    """nnU-Net's loss where each sample is annotated for its own task only.
+
+    The samples of a task are judged on the task's own channels (and background): labels of other tasks are
+    unknown there, so their channels neither gain nor lose. With one task this is ``loss(outputs, targets)``.
+
+    Args:
+        loss: nnU-Net's loss, with or without deep supervision.
+        outputs: logits, one tensor or a list of resolutions.
+        targets: targets in the same form.
+        tasks: (B,) task index of each sample.
+        space: the tasks.
+
+    Returns:
+        Mean over samples.
+    """
+    if len(space.table) == 1:
+        return loss(outputs, targets)
+    total = torch.zeros((), device=tasks.device)
+    for task in tasks.unique().tolist():
+        rows, channels = tasks == task, space.channels_of(task)
+        own_outputs = _each(outputs, lambda o: o[rows][:, channels])  # noqa: B023  (called at once)
+        own_targets = _each(targets, lambda t: space.target_of(t[rows], task))  # noqa: B023
+        total = total + rows.float().mean() * loss(own_outputs, own_targets)
+    return total
+
+
+def _each(tensors: Outputs, function: Callable[[Tensor], Tensor]) -> Outputs:
+    return function(tensors) if isinstance(tensors, Tensor) else [function(t) for t in tensors]
+
+
+def _value(value: int | tuple[int, ...]) -> int:
+    return value[0] if isinstance(value, tuple) else value

@@ -1,0 +1,501 @@
+"""The one place that overrides nnU-Net's trainer.
+
+It brings a ``Method`` into nnU-Net's loop: unlabelled batches beside labelled ones, loss terms as curves,
+extra state in checkpoints, and judging each case on its own task's labels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from batchgenerators.utilities.file_and_folder_operations import save_json
+from nnunetv2.configuration import default_num_processes
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from nnunetv2.utilities.helpers import dummy_context
+from torch import autocast
+from torch import distributed as dist
+
+from nnunet_ssl.config import TrainingConfig, resolve
+from nnunet_ssl.conversion.dataset_json import existing_folder
+from nnunet_ssl.data.preprocessing import Recipe
+from nnunet_ssl.data.two_stream import (
+    Augmenter,
+    TaskBalancedLoader,
+    TwoStream,
+    UnlabeledDataset,
+    UnlabeledLoader,
+    augmenter,
+    with_nonzero_mask,
+)
+from nnunet_ssl.errors import ConfigError, TaskError
+from nnunet_ssl.inference.prompts import TASK_VARIABLE, restrict_output, task_channels
+from nnunet_ssl.methods import CONFIGS
+from nnunet_ssl.methods.base import Batch, Method, Terms, total_loss
+from nnunet_ssl.targets import LabelSpace
+from nnunet_ssl.tasks import BLOCK, TaskTable
+from nnunet_ssl.training.cases import Folders, bring_up_to_date, check_tasks, unlabeled_files
+from nnunet_ssl.training.curves import TERM, WEIGHT, plot_terms
+from nnunet_ssl.training.random_state import get_random_state, seed_everything, set_random_state
+from nnunet_ssl.training.validation import merge_task_validations
+
+
+class SSLTrainer(nnUNetTrainer, ABC):
+    """nnU-Net trainer that asks a method for its losses.
+
+    A final trainer names its ``method_config`` class and builds method and network; it overrides nothing
+    else.
+    """
+
+    method_config_class: ClassVar[type]
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008  (nnU-Net's signature)
+    ) -> None:
+        options = plans.get(BLOCK, {}).get("options", {})
+        self.training_config = resolve(TrainingConfig, options, CONFIGS)
+        self.method_config: Any = resolve(self.method_config_class, options, [TrainingConfig, *CONFIGS])
+        self.task_table = TaskTable.from_dataset_json(dataset_json)
+        # Prediction sees the plans only: what the network needs to be built must be there.
+        plans[BLOCK] = {
+            **plans.get(BLOCK, {}),
+            "labels": dataset_json["labels"],
+            "tasks": self.task_table.to_json(),
+            **self.network_plans(self.method_config, self.task_table),
+        }
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.label_manager: Any
+        self.dataset_class: Any
+        self.output_folder: str
+        if self.is_cascaded:
+            raise ConfigError(
+                f"{type(self).__name__} cannot train '{configuration}': the cascade's second stage takes a "
+                "segmentation "
+                "as input, which unlabelled scans lack. Use 3d_fullres or 3d_lowres."
+            )
+        if os.environ.pop(TASK_VARIABLE, None):
+            self.print_to_log_file(f"{TASK_VARIABLE} concerns prediction only and is ignored in training.")
+        self.space = LabelSpace(self.task_table, self.label_manager.ignore_label)
+        for name in (
+            "num_epochs",
+            "num_iterations_per_epoch",
+            "num_val_iterations_per_epoch",
+            "initial_lr",
+            "weight_decay",
+            "oversample_foreground_percent",
+            "save_every",
+        ):
+            setattr(self, name, getattr(self.training_config, name))
+        self.generator = torch.Generator()
+        self.method: Method  # once initialized
+        self._iteration = 0
+        self._resumed_state: dict[str, Any] | None = None
+        self._validated_task: int | None = None
+
+    # What a final trainer provides
+
+    @abstractmethod
+    def build_method(self) -> Method:
+        """The method, once network and loss exist."""
+
+    @staticmethod
+    def network_plans(config: Any, table: TaskTable) -> dict[str, Any]:
+        """Entries for ``plans["nnunet_ssl"]`` that ``build_network_architecture`` reads."""
+        return {}
+
+    # Start
+
+    def initialize(self) -> None:
+        """Seed, then build network, optimiser and loss as nnU-Net does, then the method."""
+        seed = self.training_config.seed
+        if seed is None:
+            self.generator.seed()
+        else:
+            seed_everything(seed + self.local_rank)
+            self.generator.manual_seed(seed + self.local_rank)
+        super().initialize()
+        if self.is_ddp and len(self.task_table) > 1:
+            # Processes hold different tasks in a step, so a Dice gathered over them would mix classes.
+            for module in self.loss.modules():
+                if hasattr(module, "ddp"):
+                    module.ddp = False
+        self.method = self.build_method()
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
+        """nnU-Net's SGD and poly schedule, or what the options say."""
+        config, parameters = self.training_config, self.network.parameters()
+        optimizer: torch.optim.Optimizer
+        if config.optimizer == "sgd":
+            optimizer = torch.optim.SGD(
+                parameters, config.initial_lr, weight_decay=config.weight_decay, momentum=0.99, nesterov=True
+            )
+        else:
+            kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
+            optimizer = kind(parameters, config.initial_lr, weight_decay=config.weight_decay)
+        exponent = 0.9 if config.lr_schedule == "poly" else 0.0
+        return optimizer, PolyLRScheduler(optimizer, config.initial_lr, config.num_epochs, exponent=exponent)
+
+    @property
+    def scale_weights(self) -> tuple[float, ...]:
+        """nnU-Net's weight of each resolution, full resolution first."""
+        return tuple(float(w) for w in getattr(self.loss, "weight_factors", (1.0,)))
+
+    def on_train_start(self) -> None:
+        """Check data, bring imagesUn up to date, then start as nnU-Net does."""
+        if not self.was_initialized:
+            self.initialize()
+        self._check_resumed_options()
+        if self.method.uses_unlabeled and self.local_rank == 0:
+            recipe = Recipe(
+                self.plans_manager.plans, self.configuration_name, self.dataset_json, self._folders.unlabeled
+            )
+            bring_up_to_date(self._folders, recipe, default_num_processes, self.print_to_log_file)
+        if self.is_ddp:
+            dist.barrier()
+        super().on_train_start()
+        if self.local_rank == 0:
+            save_json(
+                self._resolved_options(), os.path.join(self.output_folder, "ssl_config.json"), sort_keys=False
+            )
+        self.print_to_log_file("Options:", self._resolved_options(), add_timestamp=False)
+        if self._resumed_state is not None:
+            self._restore_random_state(self._resumed_state)
+            self._resumed_state = None
+
+    @property
+    def _folders(self) -> Folders:
+        return Folders(
+            preprocessed=Path(self.preprocessed_dataset_folder_base),
+            labeled=Path(self.preprocessed_dataset_folder),
+            raw=existing_folder("raw", self.plans_manager.dataset_name),
+        )
+
+    def _resolved_options(self) -> dict[str, Any]:
+        options = {**dataclasses.asdict(self.training_config), **dataclasses.asdict(self.method_config)}
+        return {"trainer": type(self).__name__, "options": options, "tasks": self.task_table.to_json()}
+
+    # Data
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """nnU-Net's split; while one task is validated, its cases only."""
+        train, val = super().do_split()
+        if self._validated_task is not None:
+            val = [case for case in val if self.task_table.task_of(case) == self._validated_task]
+        return list(train), list(val)
+
+    def get_dataloaders(self) -> tuple[TwoStream, Augmenter]:
+        """Labelled and unlabelled training batches, and nnU-Net's validation batches."""
+        if self.dataset_class is None:
+            self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
+        geometry = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        rotation, dummy_2d, initial_patch_size, mirror_axes = geometry
+        patch_size, use_mask = (
+            self.configuration_manager.patch_size,
+            self.configuration_manager.use_mask_for_norm,
+        )
+        scales = self._get_deep_supervision_scales()
+        labels = {
+            "foreground_labels": self.label_manager.foreground_labels,
+            "regions": self.label_manager.foreground_regions if self.label_manager.has_regions else None,
+            "ignore_label": self.label_manager.ignore_label,
+        }
+        augment = (patch_size, rotation, scales, mirror_axes, dummy_2d)
+        dataset_tr, dataset_val = self.get_tr_and_val_datasets()
+        check_tasks(self.task_table, dataset_tr.identifiers)
+        training = self._loader(
+            dataset_tr,
+            initial_patch_size,
+            self.get_training_transforms(*augment, use_mask_for_norm=use_mask, **labels),
+        )
+        validation = self._loader(dataset_val, patch_size, self.get_validation_transforms(scales, **labels))
+
+        unlabeled = None
+        if self.method.uses_unlabeled:
+            files = self._unlabeled_files(dataset_tr.identifiers, dataset_val.identifiers)
+            augment = (patch_size, rotation, None, mirror_axes, dummy_2d)
+            transforms = self.get_training_transforms(*augment, use_mask_for_norm=use_mask)
+            unlabeled = UnlabeledLoader(
+                UnlabeledDataset(files),
+                self._unlabeled_batch_size(),
+                initial_patch_size,
+                patch_size,
+                self.label_manager,
+                transforms=with_nonzero_mask(transforms, use_mask),
+                tasks=[self.task_table.known_task_of(c) for c in sorted(files)],
+            )
+        return self._start_workers(training, unlabeled, validation)
+
+    def _loader(self, dataset: Any, patch_size: Any, transforms: Any) -> TaskBalancedLoader:
+        return TaskBalancedLoader(
+            dataset,
+            self.batch_size,
+            patch_size,
+            self.configuration_manager.patch_size,
+            self.label_manager,
+            oversample_foreground_percent=self.oversample_foreground_percent,
+            transforms=transforms,
+            probabilistic_oversampling=self.probabilistic_oversampling,
+            tasks=[self.task_table.task_of(case) for case in dataset.identifiers],
+        )
+
+    def _start_workers(
+        self, training: TaskBalancedLoader, unlabeled: UnlabeledLoader | None, validation: TaskBalancedLoader
+    ) -> tuple[TwoStream, Augmenter]:
+        """As many workers as nnU-Net would take, shared by the two streams."""
+        total = get_allowed_n_proc_DA()
+        for_unlabeled = 0 if unlabeled is None else max(min(total, 1), total // 2)
+        for_labeled = max(min(total, 1), total - for_unlabeled)
+        streams = TwoStream(
+            augmenter(training, for_labeled, max(6, for_labeled // 2), self.device),
+            None
+            if unlabeled is None
+            else augmenter(unlabeled, for_unlabeled, max(6, for_unlabeled // 2), self.device),
+        )
+        validating = augmenter(validation, max(min(total, 1), total // 2), max(3, total // 4), self.device)
+        next(streams)
+        next(validating)
+        return streams, validating
+
+    def _unlabeled_files(self, train: list[str], val: list[str]) -> dict[str, Path]:
+        files = unlabeled_files(
+            self._folders, self.fold, train, val, self.num_input_channels, self.dataset_json["file_ending"]
+        )
+        if getattr(self.method_config, "task_info", False):
+            unknown = [case for case in files if self.task_table.known_task_of(case) < 0]
+            if unknown:
+                raise TaskError(
+                    f"task_info=true needs the task of every unlabelled case, but {len(unknown)} bear no "
+                    "task's prefix: "
+                    f"{', '.join(sorted(unknown)[:10])}. Rename them or set task_info=false."
+                )
+        self.print_to_log_file(f"{len(train)} labelled and {len(files)} unlabelled training cases")
+        return files
+
+    def _unlabeled_batch_size(self) -> int:
+        """Per process; by default as many unlabelled patches as labelled ones."""
+        wanted = self.training_config.unlabeled_batch_size
+        if wanted is None:
+            return self.batch_size
+        return max(1, wanted // (dist.get_world_size() if self.is_ddp else 1))
+
+    # Training
+
+    @property
+    def progress(self) -> float:
+        """Share of training done, in [0, 1]."""
+        done = self.current_epoch * self.num_iterations_per_epoch + self._iteration
+        return done / (self.num_epochs * self.num_iterations_per_epoch)
+
+    def on_train_epoch_start(self) -> None:
+        """Start counting the epoch's iterations."""
+        super().on_train_epoch_start()
+        self._iteration = 0
+
+    def train_step(self, batch: dict) -> dict:
+        """One update: the method's terms, their weighted sum, nnU-Net's gradient step."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._autocast():
+            terms = self.method.losses(self.network, self._to_device(batch), self.progress, self.generator)
+            loss = total_loss(terms)
+        self._update(loss)
+        self._iteration += 1
+        return {"loss": loss.detach().cpu().numpy(), **_loggable(terms)}
+
+    def _update(self, loss: torch.Tensor) -> None:
+        """nnU-Net's optimiser step: gradient scaling under CUDA, gradient norm clipped at 12."""
+        if self.grad_scaler is None:
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+            self.optimizer.step()
+            return
+        self.grad_scaler.scale(loss).backward()
+        self.grad_scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def _autocast(self) -> AbstractContextManager:
+        """Mixed precision on CUDA only, as nnU-Net does."""
+        return autocast("cuda", enabled=True) if self.device.type == "cuda" else dummy_context()
+
+    def _to_device(self, batch: dict) -> Batch:
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(self.device, non_blocking=True)
+
+        targets = batch["target"] if isinstance(batch["target"], list) else [batch["target"]]
+        unlabeled = batch.get("unlabeled")
+        return Batch(
+            labeled=move(batch["data"]),
+            targets=[move(t) for t in targets],
+            tasks=move(torch.tensor([self.task_table.task_of(str(c)) for c in batch["keys"]])),
+            unlabeled=None if unlabeled is None else move(unlabeled),
+            unlabeled_tasks=None
+            if unlabeled is None
+            else move(torch.tensor([self.task_table.known_task_of(str(c)) for c in batch["unlabeled_keys"]])),
+        )
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        """Log every loss term and its weight."""
+        super().on_train_epoch_end([{"loss": o["loss"]} for o in train_outputs])
+        means = {k: float(np.mean([o[k] for o in train_outputs])) for k in train_outputs[0] if k != "loss"}
+        if self.is_ddp:
+            gathered: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(gathered, means)
+            means = {k: float(np.mean([g[k] for g in gathered])) for k in means}
+        history = self.logger.local_logger.my_fantastic_logging
+        for key, value in means.items():
+            history.setdefault(
+                key, [float("nan")] * self.current_epoch
+            )  # nnU-Net's logger wants one value per epoch
+            self.logger.log(key, value, self.current_epoch)
+        values = {k.removeprefix(TERM): round(v, 4) for k, v in means.items() if k.startswith(TERM)}
+        weights = {k.removeprefix(WEIGHT): round(v, 4) for k, v in means.items() if k.startswith(WEIGHT)}
+        self.print_to_log_file("loss terms", values, "weights", weights)
+
+    def on_epoch_end(self) -> None:
+        """Draw the terms' curves beside nnU-Net's progress.png."""
+        super().on_epoch_end()
+        if self.local_rank == 0:
+            history = self.logger.local_logger.my_fantastic_logging
+            plot_terms(history, Path(self.output_folder) / "progress_ssl.png")
+
+    def on_train_end(self) -> None:
+        """Save the final checkpoint, stop the workers."""
+        super().on_train_end()
+        self.dataloader_train.close()
+
+    # Validation: each case on its own task's labels
+
+    def validation_step(self, batch: dict) -> dict:
+        """nnU-Net's online validation; labels that a case is not annotated for do not count."""
+        if len(self.task_table) == 1:
+            return super().validation_step(batch)
+        tasks = torch.tensor([self.task_table.task_of(str(c)) for c in batch["keys"]])
+        with self._restricted(task_channels(self.space, tasks)):
+            return super().validation_step(batch)
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """nnU-Net's final validation, task by task where there are several."""
+        if len(self.task_table) == 1:
+            super().perform_actual_validation(save_probabilities)
+            return
+        fold_folder = self.output_folder
+        val_tasks = sorted({self.task_table.task_of(case) for case in self.do_split()[1]})
+        for task in val_tasks:
+            with self._validating(task, os.path.join(fold_folder, "validation_by_task")):
+                super().perform_actual_validation(save_probabilities)
+        if self.local_rank == 0:
+            names = [self.task_table.tasks[t].name for t in val_tasks]
+            dice = merge_task_validations(Path(fold_folder), names)
+            shutil.rmtree(os.path.join(fold_folder, "validation_by_task"))
+            self.print_to_log_file("Mean Validation Dice by label, each on its own task's cases:", dice)
+            self.print_to_log_file("Mean Validation Dice: ", float(np.nanmean(list(dice.values()))))
+        if self.is_ddp:
+            dist.barrier()
+
+    @contextmanager
+    def _validating(self, task: int, folder: str) -> Iterator[None]:
+        """Let nnU-Net's validation see one task: its cases, its labels, a folder of its own."""
+        label_manager, output_folder = self.label_manager, self.output_folder
+        name = self.task_table.tasks[task].name
+        self.print_to_log_file(f"Validation of task {name}")
+        self._validated_task, self.output_folder = task, os.path.join(folder, name)
+        self.label_manager = _OwnLabels(label_manager, self.task_table.prompts_of(task))
+        try:
+            with self._restricted(task_channels(self.space, torch.tensor([task]))[0]):
+                yield
+        finally:
+            self._validated_task, self.output_folder, self.label_manager = None, output_folder, label_manager
+
+    @contextmanager
+    def _restricted(self, keep: torch.Tensor) -> Iterator[None]:
+        handle = restrict_output(self.network, keep)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    # Checkpoints
+
+    def save_checkpoint(self, filename: str) -> None:
+        """nnU-Net's checkpoint with ``ssl_state``; written under another name first, so never half."""
+        buffer = io.BytesIO()
+        super().save_checkpoint(buffer)
+        if buffer.tell() == 0:  # not rank 0, or checkpointing is disabled
+            return
+        buffer.seek(0)
+        checkpoint = torch.load(buffer, weights_only=False)
+        checkpoint["ssl_state"] = {
+            "options": self._resolved_options(),
+            "generator": self.generator.get_state(),
+            "random": get_random_state(),
+        }
+        temporary = f"{filename}.tmp"
+        torch.save(checkpoint, temporary)
+        os.replace(temporary, filename)
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """Load as nnU-Net does and keep ``ssl_state`` until training starts."""
+        super().load_checkpoint(filename_or_checkpoint)
+        checkpoint = torch.load(str(filename_or_checkpoint), map_location="cpu", weights_only=False)
+        self._resumed_state = checkpoint.get("ssl_state")
+
+    def _check_resumed_options(self) -> None:
+        """Raise ``ConfigError`` if a training is continued with other options than it began with."""
+        if self._resumed_state is None:
+            return
+        before, now = self._resumed_state["options"], self._resolved_options()
+        changed = [
+            f"{key}: {before['options'].get(key)} -> {value}"
+            for key, value in now["options"].items()
+            if before["options"].get(key) != value and key != "save_every"
+        ]
+        changed += ["tasks in dataset.json"] if before["tasks"] != now["tasks"] else []
+        if changed:
+            raise ConfigError(
+                f"Cannot continue with --c: options changed since the checkpoint ({'; '.join(changed)}). "
+                "Restore them, "
+                "or make plans of another name with 'nnUNetv2_ssl configure' and train anew."
+            )
+
+    def _restore_random_state(self, state: dict[str, Any]) -> None:
+        """Continue the checkpoint's random numbers; processes other than rank 0, which saved it, stay seeded."""
+        if self.local_rank == 0:
+            self.generator.set_state(state["generator"].cpu())
+            set_random_state(state["random"])
+
+
+class _OwnLabels:
+    """nnU-Net's label manager with the foreground of one task; all else is the original's."""
+
+    def __init__(self, label_manager: Any, prompts: list[int]) -> None:
+        self._label_manager = label_manager
+        if label_manager.has_regions:
+            self.foreground_regions = [label_manager.foreground_regions[k] for k in prompts]
+        else:
+            self.foreground_labels = [label_manager.foreground_labels[k] for k in prompts]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._label_manager, name)
+
+
+def _loggable(terms: Terms) -> dict[str, float]:
+    values = {TERM + name: float(value.detach()) for name, (value, _) in terms.items()}
+    return values | {WEIGHT + name: float(weight) for name, (_, weight) in terms.items()}

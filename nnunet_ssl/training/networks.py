@@ -1,0 +1,49 @@
+"""nnU-Net's planned network, as the methods need it."""
+
+from __future__ import annotations
+
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+from torch import nn
+
+from nnunet_ssl.errors import ConfigError
+
+
+def planned_network(
+    configuration: ConfigurationManager,
+    num_input_channels: int,
+    num_output_channels: int,
+    deep_supervision: bool,
+) -> nn.Module:
+    """The network that stock nnU-Net trains with these plans."""
+    return get_network_from_plans(
+        configuration.network_arch_class_name,
+        configuration.network_arch_init_kwargs,
+        configuration.network_arch_init_kwargs_req_import,
+        num_input_channels,
+        num_output_channels,
+        allow_init=True,
+        deep_supervision=deep_supervision,
+    )
+
+
+def planned_unet(
+    configuration: ConfigurationManager,
+    num_input_channels: int,
+    num_output_channels: int,
+    deep_supervision: bool,
+) -> nn.Module:
+    """The same, for methods that take encoder and decoder apart.
+
+    Raises:
+        ConfigError: the plans hold an architecture without an encoder and nnU-Net's decoder.
+    """
+    network = planned_network(configuration, num_input_channels, num_output_channels, deep_supervision)
+    if not hasattr(network, "encoder") or not hasattr(getattr(network, "decoder", None), "seg_layers"):
+        raise ConfigError(
+            "This trainer needs a U-Net with an encoder and nnU-Net's decoder (PlainConvUNet, "
+            "ResidualEncoderUNet), but "
+            f"the plans hold {configuration.network_arch_class_name}. Use other plans, or "
+            "nnUNetTrainerSSLSupervised."
+        )
+    return network
