@@ -78,8 +78,10 @@ def _box_masks(
 
 
 def _cube_masks(fractions: Tensor, shape: Sequence[int], generator: torch.Generator, edge: int = 6) -> Tensor:
-    """Cubes around Bernoulli seeds. A voxel stays free if none of its ``edge^d`` possible seeds is set, so
-    the seeds' probability ``1 - (1 - f)^(1 / edge^d)`` masks the share ``f`` on average.
+    """Cubes grown from Bernoulli seeds.
+
+    A voxel stays free if none of its ``edge^d`` possible seeds is set, so the seeds' probability
+    ``1 - (1 - f)^(1 / edge^d)`` masks the share ``f`` on average.
     """
     dim = len(shape)
     seed_probability = 1 - (1 - fractions) ** (1.0 / edge**dim)

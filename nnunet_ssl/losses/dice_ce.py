@@ -39,7 +39,7 @@ def binary_dice_ce(
 def soft_dice(
     probability: Tensor, target: Tensor, mask: Tensor | None, group: Tensor | None, weight: Tensor
 ) -> Tensor:
-    """Weighted sum of ``1 - (2 sum(p y) + s) / (sum(p) + sum(y) + s)``; maps (P, N), group and weight (P,)."""
+    """Weighted sum of ``1 - (2 sum(p y) + s) / (sum(p) + sum(y) + s)``; maps are (P, N)."""
     if mask is not None:
         probability, target = probability * mask, target * mask
     intersection = (probability * target).sum(1)

@@ -125,7 +125,7 @@ class VerSemi(Method):
         return cls(VerSemiConfig(**asdict(config), weight_auxiliary=0.0), space, scale_weights, batch_dice)
 
     def losses(self, network: nn.Module, batch: Batch, progress: float, generator: torch.Generator) -> Terms:
-        """Terms ``labeled``, ``synthetic``, ``auxiliary`` and ``unlabeled``, as far as their weights are not 0."""
+        """Terms ``labeled``, ``synthetic``, ``auxiliary`` and ``unlabeled``, those whose weight is not 0."""
         config, images, terms = self.config, [batch.labeled], {}
         if self.uses_mixes:  # eq. 2: CutMix of pairs of labelled samples
             partner = partners(batch.tasks)
@@ -204,7 +204,7 @@ class VerSemi(Method):
     def _informed(
         self, mixed: Prompted, sources: Prompted, tasks: Tensor, partner: Tensor, mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Section V-D: predict each source under its own task's prompts, mix the predictions as the images were."""
+        """Section V-D: predict each source under its own task's prompts, mix predictions like images."""
         log_odds = prompted_log_odds(sources.features[0], sources.filters[:, :-1]).float()
         belongs = _belongs(self.space, tasks)
         probability = torch.sigmoid(log_odds) * belongs.view(*belongs.shape, *[1] * (log_odds.ndim - 2))

@@ -476,7 +476,7 @@ class SSLTrainer(nnUNetTrainer, ABC):
             )
 
     def _restore_random_state(self, state: dict[str, Any]) -> None:
-        """Continue the checkpoint's random numbers; processes other than rank 0, which saved it, stay seeded."""
+        """Continue the checkpoint's random numbers; rank 0 saved them, other processes stay seeded."""
         if self.local_rank == 0:
             self.generator.set_state(state["generator"].cpu())
             set_random_state(state["random"])

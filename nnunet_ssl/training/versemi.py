@@ -42,8 +42,8 @@ class _PromptedTrainer(SSLTrainer):
         block, table = plans_manager.plans[BLOCK], TaskTable.from_plans(plans_manager.plans)
         planned = planned_unet(configuration_manager, num_input_channels, HEAD_WIDTH, enable_deep_supervision)
         prompts = prompt_vectors(block["prompt"], len(table.prompts) + 1, block["prompt_vectors"])
-        encoder_channels: Any = planned.encoder.output_channels
-        controller = FilterController(encoder_channels[-1], prompts, learned=block["prompt"] == "soft")
+        encoder: Any = planned.encoder
+        controller = FilterController(encoder.output_channels[-1], prompts, learned=block["prompt"] == "soft")
         network = PromptedUNet(planned, controller, has_background=not table.has_regions)
         return restrict_to_wished_task(network, plans_manager.plans, num_output_channels)
 
