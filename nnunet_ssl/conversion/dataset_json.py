@@ -1,0 +1,165 @@
+"""Find datasets in nnU-Net's folders; read and write their JSON files safely."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from nnunet_ssl.errors import DataError
+
+Root = Literal["raw", "preprocessed"]
+
+
+def root_folder(root: Root) -> Path:
+    """The folder ``nnUNet_raw`` or ``nnUNet_preprocessed``.
+
+    Raises:
+        DataError: the environment variable is not set or its folder does not exist.
+    """
+    from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
+
+    variable = nnUNet_raw if root == "raw" else nnUNet_preprocessed
+    value = variable.get()
+    if not value:
+        raise DataError(
+            f"nnUNet_{root} is not set. Set this environment variable to the folder of your datasets."
+        )
+    if not Path(value).is_dir():
+        raise DataError(f"nnUNet_{root} is '{value}', which is no folder. Create it or correct the variable.")
+    return Path(value)
+
+
+def find_dataset(id_or_name: int | str) -> str:
+    """Full name of a dataset, such as ``Dataset501_LeftAtriumMR``, from its number or its name.
+
+    Raises:
+        DataError: there is no such dataset, or several bear the number.
+    """
+    from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
+
+    text = str(id_or_name).strip()
+    if text.startswith("Dataset") and text[7:10].isdigit():
+        found = [str(name) for name in find_candidate_datasets(int(text[7:10])) if name == text]
+    elif text.isdigit():
+        found = [str(name) for name in find_candidate_datasets(int(text))]
+    else:
+        raise DataError(
+            f"'{text}' names no dataset: expected a number such as 501 or a name such as Dataset501_Name."
+        )
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise DataError(
+            f"Several datasets bear the number {text}: {', '.join(found)}. Give the full name of one."
+        )
+    raise DataError(
+        f"There is no dataset {text}. {_searched()} Check the number and these environment variables."
+    )
+
+
+def dataset_folder(root: Root, id_or_name: int | str) -> Path:
+    """Folder of a dataset in ``nnUNet_raw`` or ``nnUNet_preprocessed``.
+
+    Raises:
+        DataError: there is no such dataset, or it is not in that folder.
+    """
+    name = find_dataset(id_or_name)
+    folder = root_folder(root) / name
+    if not folder.is_dir():
+        hint = (
+            "Run nnUNetv2_plan_and_preprocess first."
+            if root == "preprocessed"
+            else "Put the raw dataset there."
+        )
+        raise DataError(f"Dataset {name} is not in nnUNet_{root}: expected the folder {folder}. {hint}")
+    return folder
+
+
+def existing_folder(root: Root, name: str) -> Path | None:
+    """Folder of a dataset by its full name, or ``None`` where it or the environment variable is missing."""
+    base = os.environ.get(f"nnUNet_{root}")
+    folder = Path(base) / name if base else None
+    return folder if folder is not None and folder.is_dir() else None
+
+
+def read_dataset_json(folder: Path) -> dict[str, Any]:
+    """``dataset.json`` of a dataset folder.
+
+    Raises:
+        DataError: the file is missing, not valid JSON, or lacks ``labels`` or ``file_ending``.
+    """
+    path = folder / "dataset.json"
+    content = read_json(path)
+    missing = [key for key in ("labels", "file_ending") if key not in content]
+    if missing:
+        raise DataError(f"{path} lacks the key(s) {', '.join(missing)}, which nnU-Net demands. Add them.")
+    return dict(content)
+
+
+def list_images(folder: Path, file_ending: str) -> dict[str, list[Path]]:
+    """Image files of each case in a folder such as ``imagesTr``, channels in order; empty if it is missing.
+
+    nnU-Net's own listing compares every file with every case in twelve processes; one pass is enough.
+    """
+    pattern = re.compile(r"(.+)_\d{4}" + re.escape(file_ending))
+    cases: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        match = pattern.fullmatch(path.name)
+        if match:
+            cases.setdefault(match[1], []).append(path)
+    return cases
+
+
+def training_cases(folder: Path, dataset_json: Mapping[str, Any]) -> dict[str, tuple[list[Path], Path]]:
+    """Images and label file of each labelled case of a raw dataset, as nnU-Net finds them.
+
+    Read from ``imagesTr`` and ``labelsTr``, or from the lists in ``dataset.json["dataset"]`` if it has them.
+    """
+    if "dataset" in dataset_json:
+        from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+        listed = get_filenames_of_train_images_and_targets(str(folder), copy.deepcopy(dict(dataset_json)))
+        return {
+            case: ([Path(f) for f in files["images"]], Path(files["label"])) for case, files in listed.items()
+        }
+    ending = dataset_json["file_ending"]
+    images = list_images(folder / "imagesTr", ending)
+    return {case: (files, folder / "labelsTr" / f"{case}{ending}") for case, files in images.items()}
+
+
+def read_json(path: Path) -> Any:
+    """Content of a JSON file.
+
+    Raises:
+        DataError: the file is missing or is not valid JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"Expected the file {path}, which does not exist.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not valid JSON ({error}). Correct it or make it anew.") from error
+
+
+def write_json_atomically(path: Path, obj: Any) -> None:
+    """Write JSON so that ``path`` holds either its old or all of its new content, also after a crash."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(obj, file, indent=4, ensure_ascii=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _searched() -> str:
+    variables = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+    return "Searched " + ", ".join(f"{name}={os.environ.get(name, '(not set)')}" for name in variables) + "."
