@@ -3,9 +3,9 @@
     python benchmarks/compare_trainers.py -d 501 -c 3d_fullres -p nnUNetPlans_bench -f 0 \
         -tr nnUNetTrainerSSLSupervised nnUNetTrainerVerSemi -device cuda --jobs 2 -o out.json
 
-Each training is the stock command ``nnUNetv2_train``; budget and network come from the plans, so they are equal. The
-final checkpoint is validated on the fold's validation cases, which no training chose anything on. A training whose
-validation summary exists is not repeated. Several datasets (``-d 501 503``) make one table.
+Each training is the stock command ``nnUNetv2_train``; budget and network come from the plans, so they are
+equal. The final checkpoint is validated on the fold's validation cases, which no training chose anything on.
+A training whose validation summary exists is not repeated. Several datasets (``-d 501 503``) make one table.
 """
 
 from __future__ import annotations

@@ -64,10 +64,8 @@ def _box_masks(
     fractions: Tensor, shape: Sequence[int], generator: torch.Generator, ratio_of: RatioOf
 ) -> Tensor:
     """Boxes with the patch's own proportions; every position that fits is equally likely, the last too."""
-    extent = torch.tensor(shape)
-    side = fractions if ratio_of == "side" else fractions ** (1.0 / len(shape))
-    size = torch.round(side[:, None] * extent).clamp(min=1).long().minimum(extent)
-    room = extent - size + 1
+    size = _box_sizes(fractions, shape, ratio_of)
+    room = torch.tensor(shape) - size + 1
     start = (torch.rand(size.shape, generator=generator) * room).long()
     inside = torch.ones(len(fractions), *shape, dtype=torch.bool)
     for axis, length in enumerate(shape):
@@ -75,6 +73,21 @@ def _box_masks(
         along = (position >= start[:, axis, None]) & (position < (start + size)[:, axis, None])
         inside &= along.view(-1, *[length if a == axis else 1 for a in range(len(shape))])
     return (~inside).float()[:, None]
+
+
+def _box_sizes(fractions: Tensor, shape: Sequence[int], ratio_of: RatioOf) -> Tensor:
+    """Edges (count, dims) in voxels.
+
+    Of a volume, the short edges are rounded first and the longer ones make good for it: in a thin patch three
+    edges rounded one by one would miss the share by far.
+    """
+    size = torch.empty(len(fractions), len(shape), dtype=torch.long)
+    rest = fractions
+    for done, axis in enumerate(sorted(range(len(shape)), key=lambda a: shape[a])):
+        side = fractions if ratio_of == "side" else rest ** (1.0 / (len(shape) - done))
+        size[:, axis] = torch.round(side * shape[axis]).clamp(1, shape[axis]).long()
+        rest = rest * shape[axis] / size[:, axis]
+    return size
 
 
 def _cube_masks(fractions: Tensor, shape: Sequence[int], generator: torch.Generator, edge: int = 6) -> Tensor:

@@ -1,1 +1,1 @@
-"""Loss functions: pure, batched, in float32, finite for every target."""
+"""Loss functions: pure, batched, in float32 or better, finite for every target."""

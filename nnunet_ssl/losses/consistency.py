@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 SMOOTH = 1e-5
@@ -18,8 +19,9 @@ def soft_dice_distance(p: Tensor, q: Tensor) -> Tensor:
         q: probabilities of the same shape.
 
     Returns:
-        Scalar in float32 in [0, 1); two empty maps agree.
+        Scalar in [0, 1), in float32 (in float64 for such input); two empty maps agree.
     """
-    p, q = p.float().flatten(1), q.float().flatten(1)
+    dtype = torch.promote_types(p.dtype, torch.float32)
+    p, q = p.to(dtype).flatten(1), q.to(dtype).flatten(1)
     overlap = 2 * (p * q).sum(1) + SMOOTH
     return (1 - overlap / ((p * p).sum(1) + (q * q).sum(1) + SMOOTH)).mean()

@@ -27,10 +27,11 @@ def binary_dice_ce(
         group: (P,) long; pairs of one group share one Dice ("batch Dice"); ``None`` for a Dice per pair.
 
     Returns:
-        Scalar in float32. Finite without foreground and without a valid voxel.
+        Scalar in float32 (in float64 for such input). Finite without foreground and without a valid voxel.
     """
-    z, y = log_odds.float().flatten(1), target.float().flatten(1)
-    mask = None if valid is None else valid.float().flatten(1)
+    z = log_odds.to(torch.promote_types(log_odds.dtype, torch.float32)).flatten(1)
+    y = target.to(z.dtype).flatten(1)
+    mask = None if valid is None else valid.to(z.dtype).flatten(1)
     cross_entropy = masked_mean(F.binary_cross_entropy_with_logits(z, y, reduction="none"), mask)
     dice = soft_dice(torch.sigmoid(z), y, mask, group, weight)
     return (weight * cross_entropy).sum() + dice
@@ -46,9 +47,9 @@ def soft_dice(
     total = probability.sum(1) + target.sum(1)
     if group is not None:
         count = int(group.max()) + 1
-        intersection = torch.zeros(count, device=group.device).index_add(0, group, intersection)
-        total = torch.zeros(count, device=group.device).index_add(0, group, total)
-        weight = torch.zeros(count, device=group.device).index_add(0, group, weight)
+        intersection = intersection.new_zeros(count).index_add(0, group, intersection)
+        total = total.new_zeros(count).index_add(0, group, total)
+        weight = weight.new_zeros(count).index_add(0, group, weight)
     return (weight * (1 - (2 * intersection + SMOOTH) / (total + SMOOTH))).sum()
 
 

@@ -146,7 +146,8 @@ class VerSemi(Method):
         terms["labeled"] = (self._dice_ce(next(parts), batch.targets, own), 1.0)  # eq. 3
         if self.uses_mixes:
             mixed = next(parts)
-            terms["synthetic"] = (self._synthetic(mixed, mixed_targets), config.weight_synthetic)
+            if config.weight_synthetic > 0:
+                terms["synthetic"] = (self._synthetic(mixed, mixed_targets), config.weight_synthetic)
             if config.weight_auxiliary > 0:  # eq. 4
                 both = self._prompts_of_both(batch.tasks, partner)
                 terms["auxiliary"] = (self._dice_ce(mixed, mixed_targets, both), config.weight_auxiliary)
