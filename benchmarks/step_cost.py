@@ -6,11 +6,11 @@ Every variant does forward, loss, backward and optimiser step on the same planne
 patches:
 
 - stock: nnU-Net's network and loss on N patches;
-- versemi: one step on N patches (a third labelled, a third labelled mixes, a third unlabelled mixes), one
-pass; - plain: the same terms with one full pass through the network per prompt.
+- versemi: one step on N patches (a third each labelled, labelled mixes, unlabelled mixes), one pass;
+- plain: the same terms with one full pass through the network per prompt.
 
 Times: variants take turns, round by round, and the ratio is taken within a round; quoted is the median over
-    rounds.
+rounds.
 Memory: peak of each variant in a process of its own, less what the process held before the step.
 """
 

@@ -54,8 +54,8 @@ class Workspace:
             check=False,
         )
         if check and finished.returncode != 0:
-            raise AssertionError(f"{' '.join(map(str,
-            command))}\n{finished.stdout[-3000:]}\n{finished.stderr[-3000:]}")
+            typed = " ".join(map(str, command))
+            raise AssertionError(f"{typed}\n{finished.stdout[-3000:]}\n{finished.stderr[-3000:]}")
         return finished
 
     def train(self, *arguments: object, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
@@ -64,14 +64,16 @@ class Workspace:
     def configure(self, dataset: int, name: str, *options: str, configuration: str = "3d_fullres") -> None:
         values = SMALL | dict(option.split("=", 1) for option in options)
         settings = [f"{key}={value}" for key, value in values.items()]
-        self.run("nnUNetv2_ssl", "configure", "-d", dataset, "-c", configuration, "-o", name, "--set",
-        *settings)
+        self.run(
+            "nnUNetv2_ssl", "configure", "-d", dataset, "-c", configuration, "-o", name, "--set", *settings
+        )
 
     def preprocessed(self, dataset: str) -> Path:
         return self.root / "preprocessed" / dataset
 
-    def fold(self, dataset: str, trainer: str, plans: str, configuration: str = "3d_fullres", fold: str = "0")
-    -> Path:
+    def fold(
+        self, dataset: str, trainer: str, plans: str, configuration: str = "3d_fullres", fold: str = "0"
+    ) -> Path:
         return self.root / "results" / dataset / f"{trainer}__{plans}__{configuration}" / f"fold_{fold}"
 
 
@@ -88,8 +90,11 @@ def boxes(shape: tuple[int, ...], labels: int, rng: np.random.Generator) -> tupl
     """An image and its label map: one bright box per label, side by side along the last axis."""
     label = np.zeros(shape, dtype=np.uint8)
     for value in range(1, labels + 1):
-        where = [slice(s // 4 + int(o), 3 * s // 4 + int(o)) for s, o in zip(shape, rng.integers(-2, 3,
-        len(shape)))] width = shape[-1] // (labels + 1)
+        where = [
+            slice(s // 4 + int(o), 3 * s // 4 + int(o))
+            for s, o in zip(shape, rng.integers(-2, 3, len(shape)), strict=True)
+        ]
+        width = shape[-1] // (labels + 1)
         where[-1] = slice((value - 1) * width + 2, value * width)
         label[tuple(where)] = value
     image = rng.normal(0, 0.3, shape).astype(np.float32) + label
@@ -129,8 +134,10 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
         (work.root / name).mkdir()
     raw = work.root / "raw"
     make_dataset(raw, "Dataset901_One", (16, 24, 24), {"background": 0, "box": 1})
-    make_dataset(raw, "Dataset902_Two", (8, 32, 32), {"background": 0, "left": 1, "right": 2}, (1.0, 1.0,
-    4.0)) make_dataset(raw, "Dataset904_Flat", (32, 32), {"background": 0, "box": 1}, ending=".png")
+    make_dataset(
+        raw, "Dataset902_Two", (8, 32, 32), {"background": 0, "left": 1, "right": 2}, (1.0, 1.0, 4.0)
+    )
+    make_dataset(raw, "Dataset904_Flat", (32, 32), {"background": 0, "box": 1}, ending=".png")
     regions = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
     make_dataset(raw, "Dataset905_Regions", (16, 24, 24), regions, extra={"regions_class_order": [1, 2]})
     work.run("nnUNetv2_ssl", "merge", "-d", 901, 902, "-o", 903, "-n", "Both")
@@ -162,8 +169,9 @@ def make_trainer(here: Workspace) -> Callable[..., Any]:
     import torch
     from nnunetv2.run.run_training import get_trainer_from_args
 
-    def make(dataset: str, trainer: str, plans: str = "small", configuration: str = "3d_fullres", fold: Any =
-    0) -> Any:
+    def make(
+        dataset: str, trainer: str, plans: str = "small", configuration: str = "3d_fullres", fold: Any = 0
+    ) -> Any:
         return get_trainer_from_args(dataset, configuration, fold, trainer, plans, device=torch.device("cpu"))
 
     return make

@@ -178,18 +178,24 @@ def test_unknown_option(make_trainer: Make, here: Workspace) -> None:
     def edit(plans: Any) -> None:
         plans["nnunet_ssl"]["options"]["mask_rato"] = 1
 
-    with edited(here.preprocessed(ONE) / "small.json", edit), pytest.raises(ConfigError,
-    match="mask_rato.*Known"):
+    with (
+        edited(here.preprocessed(ONE) / "small.json", edit),
+        pytest.raises(ConfigError, match="mask_rato.*Known"),
+    ):
         make_trainer(ONE, VERSEMI)
 
 
 def test_cascade(make_trainer: Make, here: Workspace) -> None:
     def edit(plans: Any) -> None:
-        plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage":
-        "3d_lowres"}
+        plans["configurations"]["3d_cascade_fullres"] = {
+            "inherits_from": "3d_fullres",
+            "previous_stage": "3d_lowres",
+        }
 
-    with edited(here.preprocessed(ONE) / "small.json", edit), pytest.raises(ConfigError, match="Use
-    3d_fullres"):
+    with (
+        edited(here.preprocessed(ONE) / "small.json", edit),
+        pytest.raises(ConfigError, match="Use 3d_fullres"),
+    ):
         make_trainer(ONE, VERSEMI, configuration="3d_cascade_fullres")
 
 

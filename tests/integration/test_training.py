@@ -61,12 +61,28 @@ def test_unlabelled_scans_were_preprocessed_at_start(trained: Path, workspace: A
 
 def test_predict_val_and_val_best(trained: Path, workspace: Any, tmp_path: Path) -> None:
     images = workspace.root / "raw" / ONE / "imagesTs"
-    predict = ("nnUNetv2_predict", "-i", images, "-d", 901, "-f", 0, "-c", "3d_fullres", "-p", "small", "-tr",
-    VERSEMI) workspace.run(*predict, "-o", tmp_path, "-device", "cpu", "-npp", 1, "-nps", 1)
+    predict = (
+        "nnUNetv2_predict",
+        "-i",
+        images,
+        "-d",
+        901,
+        "-f",
+        0,
+        "-c",
+        "3d_fullres",
+        "-p",
+        "small",
+        "-tr",
+        VERSEMI,
+    )
+    workspace.run(*predict, "-o", tmp_path, "-device", "cpu", "-npp", 1, "-nps", 1)
     assert sorted(p.name for p in tmp_path.glob("*.nii.gz")) == ["t0.nii.gz", "t1.nii.gz"]
     reference = workspace.root / "raw" / ONE / "labelsTs"
-    table = workspace.run("nnUNetv2_ssl", "evaluate", "-ref", reference, "-pred", tmp_path, "-d", 901, "-np",
-    1).stdout assert "box" in table
+    table = workspace.run(
+        "nnUNetv2_ssl", "evaluate", "-ref", reference, "-pred", tmp_path, "-d", 901, "-np", 1
+    ).stdout
+    assert "box" in table
     for flags in (("--val",), ("--val", "--val_best")):
         shutil.rmtree(trained / "validation")
         workspace.train(901, "3d_fullres", 0, "-p", "small", "-tr", VERSEMI, *flags)
@@ -128,8 +144,22 @@ def test_several_datasets(workspace: Any, tmp_path: Path) -> None:
     assert not (fold / "validation_by_task").exists()
 
     images = workspace.root / "raw" / BOTH / "imagesTs"
-    predict = ("nnUNetv2_predict", "-i", images, "-d", 903, "-f", 0, "-c", "3d_fullres", "-p", "small", "-tr",
-    VERSEMI) predict += ("-device", "cpu", "-npp", 1, "-nps", 1, "--disable_tta")
+    predict = (
+        "nnUNetv2_predict",
+        "-i",
+        images,
+        "-d",
+        903,
+        "-f",
+        0,
+        "-c",
+        "3d_fullres",
+        "-p",
+        "small",
+        "-tr",
+        VERSEMI,
+    )
+    predict += ("-device", "cpu", "-npp", 1, "-nps", 1, "--disable_tta")
     workspace.run(*predict, "-o", tmp_path / "two", nnUNet_ssl_task="two")
     workspace.run(*predict, "-o", tmp_path / "right", nnUNet_ssl_task="right")
     for folder, allowed in (("two", {0, 2, 3}), ("right", {0, 3})):
@@ -148,14 +178,19 @@ def test_pretrained_weights_of_stock_nnunet(workspace: Any) -> None:
     plans = json.loads((workspace.preprocessed(ONE) / "small.json").read_text())
     architecture = plans["configurations"]["3d_fullres"]["architecture"]
     network = get_network_from_plans(
-        architecture["network_class_name"], architecture["arch_kwargs"], architecture["_kw_requires_import"],
-        1, 2
+        architecture["network_class_name"],
+        architecture["arch_kwargs"],
+        architecture["_kw_requires_import"],
+        1,
+        2,
     )
     weights = workspace.root / "stock.pth"
     torch.save({"network_weights": network.state_dict()}, weights)
     workspace.configure(901, "pretrained", "patch_size=16,24,24", "num_epochs=1")
-    finished = workspace.train(901, "3d_fullres", 0, "-p", "pretrained", "-tr", VERSEMI,
-    "-pretrained_weights", weights) assert "Loading pretrained weights" in finished.stdout
+    finished = workspace.train(
+        901, "3d_fullres", 0, "-p", "pretrained", "-tr", VERSEMI, "-pretrained_weights", weights
+    )
+    assert "Loading pretrained weights" in finished.stdout
 
 
 def test_two_dimensions_with_workers_and_all_cases(workspace: Any) -> None:

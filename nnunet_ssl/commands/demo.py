@@ -1,0 +1,72 @@
+"""Show the whole way, from nothing: draw phantom scans of two tasks, train, predict, score.
+
+A baseline and nnUNetTrainerVerSemi get the same few labelled scans and the same number of updates; VerSemi
+sees unlabelled scans as well. Takes about ten minutes on two cores. Run again after an interruption, it goes
+on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nnunet_ssl.errors import DataError
+
+HELP = "train and compare on phantom scans, from nothing, in minutes"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``nnUNetv2_ssl demo``."""
+    parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="everything goes here")
+    parser.add_argument(
+        "-device", choices=("cuda", "cpu", "mps"), help="default: cuda if there is one, else cpu"
+    )
+    parser.add_argument(
+        "--fast", action="store_true", help="a few updates only: does it run? The scores mean nothing"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the sequence, print the table, draw the pictures.
+
+    Raises:
+        DataError: the folder holds something else.
+        StepFailedError: a command failed.
+    """
+    from nnunet_ssl.demo.run import run_steps
+    from nnunet_ssl.demo.sequence import (
+        FAST,
+        Budget,
+        Workplace,
+        collect_results,
+        demo_steps,
+        draw_pictures,
+        show_results,
+    )
+
+    folder = _demo_folder(args.o)
+    device = args.device or _default_device()
+    budget = FAST if args.fast else Budget()
+    place = Workplace(folder)
+    seconds = run_steps(demo_steps(place, device, budget), folder, place.environment())
+    results = collect_results(place, budget, device)
+    print(f"\nMean over the test scans, after {sum(seconds) / 60:.1f} minutes:\n{show_results(results)}")
+    for file in (*draw_pictures(place), place.results):
+        print(file)
+
+
+def _demo_folder(folder: Path) -> Path:
+    """The folder, made if need be; only an empty one or that of an earlier demo is accepted."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "stamps").is_dir():
+        raise DataError(
+            f"{folder} holds other files. Give a new or empty folder, or that of an earlier demo."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "stamps").mkdir(exist_ok=True)
+    return folder.resolve()
+
+
+def _default_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

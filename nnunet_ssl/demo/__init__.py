@@ -1,0 +1,1 @@
+"""``nnUNetv2_ssl demo``: phantom scans, a baseline and a semi-supervised model, on a laptop."""
