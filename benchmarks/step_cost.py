@@ -125,7 +125,7 @@ def versemi_step(args: argparse.Namespace, prompts: int, plain: bool = False) ->
 def plain_losses(
     method: VerSemi, network: nn.Module, batch: Batch, generator: torch.Generator, prompts: int
 ) -> torch.Tensor:
-    """VerSemi's four terms where each prompt takes a pass of its own, as a network with a prompt input would."""
+    """VerSemi's terms where each prompt takes a pass of its own, as a network with a prompt input would."""
     shape, count = batch.labeled.shape[2:], len(batch.labeled)
     partner = partners(batch.tasks)
     masks = [

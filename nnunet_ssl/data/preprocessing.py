@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import blosc2
+import nibabel
 import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -184,12 +185,13 @@ def _prepare(recipe: Recipe, case: str, files: list[Path]) -> None:
     plans = PlansManager(recipe.plans)
     configuration = plans.get_configuration(recipe.configuration)
     num_channels = len(recipe.dataset_json["channel_names"])
-    if len(files) != num_channels:
-        raise DataError(
-            f"expected {num_channels} channel file(s) (_0000 ...), found {[f.name for f in files]}"
-        )
+    ending = recipe.dataset_json["file_ending"]
+    expected = [f"{case}_{channel:04d}{ending}" for channel in range(num_channels)]
+    if [f.name for f in files] != expected:
+        raise DataError(f"expected {', '.join(expected)}, found {', '.join(f.name for f in files)}")
     data, properties = plans.image_reader_writer_class().read_images([str(f) for f in files])
     _check_scan(data, num_channels, len(configuration.patch_size))
+    _check_stored_values(files)
     preprocessor = configuration.preprocessor_class(verbose=False)
     data, _, _ = preprocessor.run_case_npy(data, None, properties, plans, configuration, recipe.dataset_json)
     _save(data.astype(np.float32, copy=False), array_file(recipe.folder, case), configuration.patch_size)
@@ -206,6 +208,15 @@ def _check_scan(data: np.ndarray, num_channels: int, dimension: int) -> None:
         raise DataError(f"{int((~np.isfinite(data)).sum())} voxel(s) are NaN or infinite")
     if all(channel.min() == channel.max() for channel in data):
         raise DataError(f"the image is constant ({data.flat[0]})")
+
+
+def _check_stored_values(files: list[Path]) -> None:
+    """Look for NaN in NIfTI files as they are stored: ITK, nnU-Net's reader, turns it into 0 unasked."""
+    for file in files:
+        if file.name.endswith((".nii", ".nii.gz")):
+            stored = np.asanyarray(nibabel.load(file).dataobj)  # type: ignore[attr-defined]
+            if stored.dtype.kind == "f" and not np.isfinite(stored).all():
+                raise DataError(f"{int((~np.isfinite(stored)).sum())} voxel(s) are NaN or infinite")
 
 
 def _save(data: np.ndarray, path: Path, patch_size: list[int]) -> None:

@@ -68,7 +68,7 @@ def draw_overlays(columns: Sequence[Column], file: Path, title: str) -> None:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.4 * len(columns), 7.4), layout="constrained")
+    figure = Figure(figsize=(max(3.4 * len(columns), 5), 7.6), layout="constrained")
     axes = figure.subplots(2, len(columns), squeeze=False)
     for (above, below), column in zip(axes.T, columns, strict=True):
         index = int(column.reference.sum((1, 2)).argmax())

@@ -107,6 +107,8 @@ class Workplace:
         roots = {name: str(self.folder / name) for name in _ROOTS}
         # Each worker costs seconds to start; compiling costs a minute, which so short a run never earns back
         defaults = {"nnUNet_def_n_proc": "2", "nnUNet_compile": "f"}
+        # Threads that wait by spinning make a step six times as slow as soon as anything else wants the cores
+        defaults["OMP_WAIT_POLICY"] = "PASSIVE"
         return roots | {name: os.environ.get(name, value) for name, value in defaults.items()}
 
 

@@ -48,7 +48,7 @@ def test_seeds(kind, shape):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_near_and_far_faces_can_be_pasted_and_kept(kind, shape):
-    region = inside(kind, 400, shape, (0.05, 0.95))
+    region = inside(kind, 150, shape, (0.05, 0.95))
     touched, kept = region.any(0), (~region).any(0)
     assert kept.all() or kind == "box"  # a box wider than half the patch always holds the centre
     for axis in range(len(shape)):
@@ -117,10 +117,10 @@ def test_box_shares_are_uniform():
 @pytest.mark.parametrize("shape", [(1, 7), (16, 16), (5, 6, 7), (7, 8, 9)])
 @pytest.mark.parametrize("share", [0.3, 0.7])
 def test_cubes_cover_their_share_on_average(shape, share):
-    assert shares(inside("random", 1500, shape, (share, share))).mean() == pytest.approx(share, abs=0.04)
+    assert shares(inside("random", 1000, shape, (share, share))).mean() == pytest.approx(share, abs=0.05)
 
 
-@pytest.mark.parametrize("shape", [(128, 128), (48, 48, 48)])
+@pytest.mark.parametrize("shape", [(128, 128), (32, 48, 48)])
 def test_cubes_cover_about_their_share_of_a_real_patch(shape):
     share = shares(inside("random", 8, shape))
     assert 0.2 < share.min() and share.max() < 0.8
