@@ -21,55 +21,53 @@ from nnunet_ssl.training.networks import planned_unet
 SYNTHETIC = "foreground"  # name of the synthetic task's vector in a prompt file
 
 
-class _PromptedTrainer(SSLTrainer):
-    """What VerSemi and UniSeMi share: the prompted network."""
-
-    @staticmethod
-    def network_plans(config: UniSeMiConfig, table: TaskTable) -> dict[str, Any]:
-        """Kind of prompt and, for text prompts, the vectors themselves, so that prediction needs no file."""
-        vectors = _text_vectors(config.prompt_file, table) if config.prompt == "text" else None
-        return {"prompt": config.prompt, "prompt_vectors": vectors}
-
-    @staticmethod
-    def build_network_architecture(
-        plans_manager: PlansManager,
-        configuration_manager: ConfigurationManager,
-        num_input_channels: int,
-        num_output_channels: int,
-        enable_deep_supervision: bool = True,
-    ) -> nn.Module:
-        """The planned network with the dynamic head in place of its segmentation layers."""
-        block, table = plans_manager.plans[BLOCK], TaskTable.from_plans(plans_manager.plans)
-        planned = planned_unet(configuration_manager, num_input_channels, HEAD_WIDTH, enable_deep_supervision)
-        prompts = prompt_vectors(block["prompt"], len(table.prompts) + 1, block["prompt_vectors"])
-        encoder: Any = planned.encoder
-        controller = FilterController(encoder.output_channels[-1], prompts, learned=block["prompt"] == "soft")
-        network = PromptedUNet(planned, controller, has_background=not table.has_regions)
-        return restrict_to_wished_task(network, plans_manager.plans, num_output_channels)
+def prompt_plans(config: UniSeMiConfig, table: TaskTable) -> dict[str, Any]:
+    """Kind of prompt and, for text prompts, the vectors themselves, so that prediction needs no file."""
+    vectors = _text_vectors(config.prompt_file, table) if config.prompt == "text" else None
+    return {"prompt": config.prompt, "prompt_vectors": vectors}
 
 
-class nnUNetTrainerVerSemi(_PromptedTrainer):
+def prompted_network(
+    plans_manager: PlansManager,
+    configuration_manager: ConfigurationManager,
+    num_input_channels: int,
+    num_output_channels: int,
+    enable_deep_supervision: bool = True,
+) -> nn.Module:
+    """The planned network with the dynamic head in place of its segmentation layers."""
+    block, table = plans_manager.plans[BLOCK], TaskTable.from_plans(plans_manager.plans)
+    planned = planned_unet(configuration_manager, num_input_channels, HEAD_WIDTH, enable_deep_supervision)
+    encoder: Any = planned.encoder
+    prompts = prompt_vectors(block["prompt"], len(table.prompts) + 1, block["prompt_vectors"])
+    controller = FilterController(encoder.output_channels[-1], prompts, learned=block["prompt"] == "soft")
+    network = PromptedUNet(planned, controller, has_background=not table.has_regions)
+    return restrict_to_wished_task(network, plans_manager.plans, num_output_channels)
+
+
+class nnUNetTrainerVerSemi(SSLTrainer):
     """VerSemi (Zeng et al., IEEE TMI 2025)."""
 
     method_config_class = VerSemiConfig
+    network_plans = staticmethod(prompt_plans)
+    build_network_architecture = staticmethod(prompted_network)
 
     def build_method(self) -> VerSemi:
         """All four terms."""
-        return VerSemi(
-            self.method_config, self.space, self.scale_weights, self.configuration_manager.batch_dice
-        )
+        batch_dice = self.configuration_manager.batch_dice
+        return VerSemi(self.method_config, self.space, self.scale_weights, batch_dice)
 
 
-class nnUNetTrainerUniSeMi(_PromptedTrainer):
+class nnUNetTrainerUniSeMi(SSLTrainer):
     """UniSeMi: VerSemi without the auxiliary constraint."""
 
     method_config_class = UniSeMiConfig
+    network_plans = staticmethod(prompt_plans)
+    build_network_architecture = staticmethod(prompted_network)
 
     def build_method(self) -> VerSemi:
         """Without L_aux."""
-        return VerSemi.without_auxiliary(
-            self.method_config, self.space, self.scale_weights, self.configuration_manager.batch_dice
-        )
+        batch_dice = self.configuration_manager.batch_dice
+        return VerSemi.without_auxiliary(self.method_config, self.space, self.scale_weights, batch_dice)
 
 
 def _text_vectors(file: str | None, table: TaskTable) -> list[list[float]]:
