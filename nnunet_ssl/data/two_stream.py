@@ -148,3 +148,34 @@ def augmenter(
         pin_memory=device.type == "cuda",
         wait_time=0.002,
     )
+
+
+def start_workers(
+    training: TaskBalancedLoader,
+    unlabeled: UnlabeledLoader | None,
+    validation: TaskBalancedLoader,
+    num_processes: int,
+    device: torch.device,
+) -> tuple[TwoStream, Augmenter]:
+    """Start as many workers as nnU-Net would, shared by the two training streams, and draw a first batch.
+
+    Args:
+        training: labelled training data.
+        unlabeled: unlabelled training data, if the method uses it.
+        validation: data of the online validation.
+        num_processes: nnU-Net's number of augmentation workers; 0 augments in this process.
+        device: where training runs; memory is pinned for CUDA.
+    """
+    least = min(num_processes, 1)
+    for_unlabeled = 0 if unlabeled is None else max(least, num_processes // 2)
+    for_labeled = max(least, num_processes - for_unlabeled)
+    streams = TwoStream(
+        augmenter(training, for_labeled, max(6, for_labeled // 2), device),
+        None
+        if unlabeled is None
+        else augmenter(unlabeled, for_unlabeled, max(6, for_unlabeled // 2), device),
+    )
+    validating = augmenter(validation, max(least, num_processes // 2), max(3, num_processes // 4), device)
+    next(streams)
+    next(validating)
+    return streams, validating

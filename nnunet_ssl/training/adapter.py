@@ -37,7 +37,7 @@ from nnunet_ssl.data.two_stream import (
     TwoStream,
     UnlabeledDataset,
     UnlabeledLoader,
-    augmenter,
+    start_workers,
     with_nonzero_mask,
 )
 from nnunet_ssl.errors import ConfigError, TaskError
@@ -49,7 +49,7 @@ from nnunet_ssl.tasks import BLOCK, TaskTable
 from nnunet_ssl.training.cases import Folders, bring_up_to_date, check_tasks, unlabeled_files
 from nnunet_ssl.training.curves import TERM, WEIGHT, plot_terms
 from nnunet_ssl.training.random_state import get_random_state, seed_everything, set_random_state
-from nnunet_ssl.training.validation import merge_task_validations
+from nnunet_ssl.training.validation import OwnLabels, merge_task_validations
 
 
 class SSLTrainer(nnUNetTrainer, ABC):
@@ -240,7 +240,7 @@ class SSLTrainer(nnUNetTrainer, ABC):
                 transforms=with_nonzero_mask(transforms, use_mask),
                 tasks=[self.task_table.known_task_of(c) for c in sorted(files)],
             )
-        return self._start_workers(training, unlabeled, validation)
+        return start_workers(training, unlabeled, validation, get_allowed_n_proc_DA(), self.device)
 
     def _loader(self, dataset: Any, patch_size: Any, transforms: Any) -> TaskBalancedLoader:
         return TaskBalancedLoader(
@@ -254,24 +254,6 @@ class SSLTrainer(nnUNetTrainer, ABC):
             probabilistic_oversampling=self.probabilistic_oversampling,
             tasks=[self.task_table.task_of(case) for case in dataset.identifiers],
         )
-
-    def _start_workers(
-        self, training: TaskBalancedLoader, unlabeled: UnlabeledLoader | None, validation: TaskBalancedLoader
-    ) -> tuple[TwoStream, Augmenter]:
-        """As many workers as nnU-Net would take, shared by the two streams."""
-        total = get_allowed_n_proc_DA()
-        for_unlabeled = 0 if unlabeled is None else max(min(total, 1), total // 2)
-        for_labeled = max(min(total, 1), total - for_unlabeled)
-        streams = TwoStream(
-            augmenter(training, for_labeled, max(6, for_labeled // 2), self.device),
-            None
-            if unlabeled is None
-            else augmenter(unlabeled, for_unlabeled, max(6, for_unlabeled // 2), self.device),
-        )
-        validating = augmenter(validation, max(min(total, 1), total // 2), max(3, total // 4), self.device)
-        next(streams)
-        next(validating)
-        return streams, validating
 
     def _unlabeled_files(self, train: list[str], val: list[str]) -> dict[str, Path]:
         files = unlabeled_files(
@@ -417,7 +399,7 @@ class SSLTrainer(nnUNetTrainer, ABC):
         name = self.task_table.tasks[task].name
         self.print_to_log_file(f"Validation of task {name}")
         self._validated_task, self.output_folder = task, os.path.join(folder, name)
-        self.label_manager = _OwnLabels(label_manager, self.task_table.prompts_of(task))
+        self.label_manager = OwnLabels(label_manager, self.task_table.prompts_of(task))
         try:
             with self._restricted(task_channels(self.space, torch.tensor([task]))[0]):
                 yield
@@ -480,20 +462,6 @@ class SSLTrainer(nnUNetTrainer, ABC):
         if self.local_rank == 0:
             self.generator.set_state(state["generator"].cpu())
             set_random_state(state["random"])
-
-
-class _OwnLabels:
-    """nnU-Net's label manager with the foreground of one task; all else is the original's."""
-
-    def __init__(self, label_manager: Any, prompts: list[int]) -> None:
-        self._label_manager = label_manager
-        if label_manager.has_regions:
-            self.foreground_regions = [label_manager.foreground_regions[k] for k in prompts]
-        else:
-            self.foreground_labels = [label_manager.foreground_labels[k] for k in prompts]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._label_manager, name)
 
 
 def _loggable(terms: Terms) -> dict[str, float]:

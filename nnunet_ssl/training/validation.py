@@ -38,3 +38,17 @@ def merge_task_validations(fold_folder: Path, tasks: list[str]) -> dict[str, flo
     joint["foreground_mean"] = {m: float(np.mean([v[m] for v in joint["mean"].values()])) for m in metrics}
     save_summary_json(joint, str(target / SUMMARY))
     return {str(label): values["Dice"] for label, values in joint["mean"].items()}
+
+
+class OwnLabels:
+    """nnU-Net's label manager with the foreground of one task; all else is the original's."""
+
+    def __init__(self, label_manager: Any, prompts: list[int]) -> None:
+        self._label_manager = label_manager
+        if label_manager.has_regions:
+            self.foreground_regions = [label_manager.foreground_regions[k] for k in prompts]
+        else:
+            self.foreground_labels = [label_manager.foreground_labels[k] for k in prompts]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._label_manager, name)
