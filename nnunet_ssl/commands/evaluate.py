@@ -13,9 +13,9 @@ from typing import Any
 
 from nnunet_ssl.conversion.dataset_json import (
     dataset_folder,
+    existing_folder,
     find_dataset,
     read_json,
-    root_folder,
     write_json_atomically,
 )
 from nnunet_ssl.errors import DataError
@@ -87,10 +87,10 @@ def _described_by(args: argparse.Namespace) -> Path:
     if args.djfile is not None:
         return Path(args.djfile)
     if args.d is not None:
-        try:
-            return dataset_folder("raw", args.d) / "dataset.json"
-        except DataError:  # where only the preprocessed data were copied to the machine
-            return root_folder("preprocessed") / find_dataset(args.d) / "dataset.json"
+        name = find_dataset(args.d)
+        # The raw data may be elsewhere where only the preprocessed ones were copied for training
+        folder = existing_folder("raw", name) or dataset_folder("preprocessed", name)
+        return folder / "dataset.json"
     beside = Path(args.pred) / "dataset.json"
     if not beside.is_file():
         raise DataError(
