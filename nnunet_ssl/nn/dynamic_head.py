@@ -37,6 +37,9 @@ class FilterController(nn.Module):
     def __init__(self, channels: int, prompts: Tensor, learned: bool = False) -> None:
         super().__init__()
         self.psi = nn.Linear(channels + prompts.shape[1], NUM_FILTERS)
+        # A prompt has norm 1 and GAP many channels. Counted into one fan-in, as by default, the prompt would have
+        # no say at first and all prompts the same filters; so its columns are sized as He's for the head's layers.
+        nn.init.normal_(self.psi.weight.data[:, channels:], std=(2 / HEAD_WIDTH) ** 0.5)
         if learned:
             self.prompts = nn.Parameter(prompts)
         else:
@@ -89,7 +92,7 @@ def prompt_vectors(kind: str, count: int, text: Sequence[Sequence[float]] | None
     if kind == "one_hot":
         return torch.eye(count)
     if kind == "soft":
-        return torch.randn(count, width)
+        return torch.randn(count, width) / width**0.5
     assert text is not None
     vectors = torch.tensor(text, dtype=torch.float32)
     return vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-8)
