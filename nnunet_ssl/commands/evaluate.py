@@ -62,13 +62,20 @@ def run(args: argparse.Namespace) -> None:
     evaluation = evaluate_folder(args.ref, args.pred, dataset_json, args.unit, processes, args.chill)
     for warning in evaluation.warnings:
         print(f"Warning: {warning}", file=sys.stderr)
-    print(show(evaluation))
     output = args.o or args.pred / "evaluation.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_json_atomically(
-        output, {"reference": str(args.ref), "prediction": str(args.pred), **to_json(evaluation)}
-    )
+    _write(output, {"reference": str(args.ref), "prediction": str(args.pred), **to_json(evaluation)})
+    print(show(evaluation))
     print(f"Every case: {output}")
+
+
+def _write(output: Path, content: dict[str, Any]) -> None:
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_json_atomically(output, content)
+    except OSError as error:
+        raise DataError(
+            f"{output} cannot be written ({error.strerror}). Name another file with -o."
+        ) from error
 
 
 def _dataset_json(args: argparse.Namespace) -> dict[str, Any]:

@@ -76,6 +76,7 @@ def draw_overlays(columns: Sequence[Column], file: Path, title: str) -> None:
         for panel in (above, below):
             panel.imshow(column.image[index], cmap="gray", vmin=low, vmax=high, aspect=column.aspect)
             panel.set_axis_off()
+            panel.set_autoscale_on(False)  # outlines at the border reach half a pixel out
         above.set_title(column.title, fontsize=10)
         _contour(below, column.reference[index], _REFERENCE)
         for mask, style in zip(column.predictions.values(), _MODELS, strict=False):

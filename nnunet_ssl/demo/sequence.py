@@ -16,6 +16,7 @@ from nnunet_ssl.conversion.dataset_json import read_json, write_json_atomically
 from nnunet_ssl.demo.phantom import FILE_ENDING, SPACING, TASKS, Counts, write_dataset
 from nnunet_ssl.demo.pictures import Column, draw_overlays, worst_median_best
 from nnunet_ssl.demo.run import Action, Command, Step
+from nnunet_ssl.inference.prompts import TASK_VARIABLE
 from nnunet_ssl.tables import format_table
 
 DATASET_ID = "990"
@@ -80,9 +81,13 @@ class Workplace:
 
     def clear(self) -> None:
         """Remove data and results of the phantom."""
-        for root in _ROOTS:
-            shutil.rmtree(self.folder / root / DATASET, ignore_errors=True)
-        shutil.rmtree(self.folder / "predictions", ignore_errors=True)
+        left = [*(f"{root}/{DATASET}" for root in _ROOTS), "to_predict", "predictions"]
+        for name in left:
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def to_predict(self, task: str) -> Path:
+        """Copies of the test scans of one task."""
+        return self.folder / "to_predict" / task
 
     @property
     def pictures(self) -> Path:
@@ -119,6 +124,10 @@ def demo_steps(place: Workplace, device: str, budget: Budget, seed: int = 0) -> 
     def make_data() -> None:
         place.clear()  # what another budget or seed has left
         write_dataset(place.dataset, counts, seed)
+        for task in TASKS:
+            place.to_predict(task.name).mkdir(parents=True)
+            for file in (place.dataset / "imagesTs").glob(f"{task.prefix}*"):
+                shutil.copy(file, place.to_predict(task.name))
 
     where = ("-d", DATASET_ID, "-c", _CONFIGURATION)
     per_task = f"{counts.labeled} labelled, {counts.unlabeled} unlabelled, {counts.test} test scans"
@@ -142,7 +151,7 @@ def demo_steps(place: Workplace, device: str, budget: Budget, seed: int = 0) -> 
         ),
     ]
     steps += [_train(trainer, device) for trainer in TRAINERS]
-    steps += [_predict(place, trainer, device) for trainer in TRAINERS]
+    steps += [_predict(place, trainer, task.name, device) for trainer in TRAINERS for task in TASKS]
     steps += [_evaluate(place, trainer) for trainer in TRAINERS]
     return steps
 
@@ -165,22 +174,14 @@ def _train(trainer: str, device: str) -> Command:
     return Command(f"Train {trainer}", argv, {"nnUNet_n_proc_DA": "0"})
 
 
-def _predict(place: Workplace, trainer: str, device: str) -> Command:
-    argv = ["nnUNetv2_predict", "-d", DATASET_ID, "-i", str(place.dataset / "imagesTs")]
-    argv += [
-        "-o",
-        str(place.predictions(trainer)),
-        "-f",
-        _FOLD,
-        "-c",
-        _CONFIGURATION,
-        "-p",
-        PLANS,
-        "-tr",
-        trainer,
-    ]
+def _predict(place: Workplace, trainer: str, task: str, device: str) -> Command:
+    argv = ["nnUNetv2_predict", "-d", DATASET_ID, "-i", str(place.to_predict(task))]
+    argv += ["-o", str(place.predictions(trainer))]
+    argv += ["-f", _FOLD, "-c", _CONFIGURATION, "-p", PLANS, "-tr", trainer]
     argv += ["-device", device, "--disable_tta", "-npp", "1", "-nps", "1"]
-    return Command(f"Predict with {trainer}", tuple(argv))
+    # A user knows what to segment. Asked for both tasks at once, VerSemi must choose between prompts that it
+    # has never seen together: no scan is annotated for both.
+    return Command(f"Predict {task} with {trainer}", tuple(argv), {TASK_VARIABLE: task})
 
 
 def _evaluate(place: Workplace, trainer: str) -> Command:

@@ -29,4 +29,4 @@ def test_fast_demo(tmp_path: Path) -> None:
         for task in ("Vessel", "Organ"):
             assert 0 <= results["trainers"][trainer][task]["Dice"] <= 1
     assert {f.name for f in (tmp_path / "pictures").iterdir()} == {"vessel.png", "organ.png"}
-    assert run_demo(tmp_path).count("done before") == 11
+    assert run_demo(tmp_path).count("done before") == 13

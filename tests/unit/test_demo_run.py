@@ -125,13 +125,13 @@ def test_the_sequence_is_what_a_user_types(tmp_path: Path) -> None:
         ("nnUNetv2_ssl", "configure"),
         ("nnUNetv2_ssl", "preprocess"),
         *[("nnUNetv2_train",)] * 2,
-        *[("nnUNetv2_predict",)] * 2,
+        *[("nnUNetv2_predict",)] * 4,
         *[("nnUNetv2_ssl", "evaluate")] * 2,
     ]
-    baseline, method = (step for step in steps if step.title.startswith("Train"))
-    # the comparison is fair: nothing differs but the trainer
-    assert [a for a in baseline.argv if a not in method.argv] == [TRAINERS[0]]
-    assert baseline.env == method.env
+    for verb in ("Train", "Predict Vessel", "Predict Organ"):  # a fair comparison: only the trainer differs
+        baseline, method = (step for step in steps if step.title.startswith(verb))
+        assert [a for a in baseline.argv if a not in method.argv and TRAINERS[0] not in a] == []
+        assert baseline.env == method.env
 
 
 def test_every_command_of_ours_parses(tmp_path: Path) -> None:
@@ -152,6 +152,7 @@ def test_the_data_step_removes_what_another_budget_left(tmp_path: Path) -> None:
     demo_steps(place, "cpu", FAST)[0].function()
     assert not any(file.exists() for file in stale)
     assert (place.dataset / "dataset.json").is_file()
+    assert [f.name for f in place.to_predict("Organ").iterdir()] == ["Organ_Ts000_0000.nii.gz"]
 
 
 def test_environment_can_be_overridden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,5 +238,5 @@ def test_the_command_runs_the_sequence(
     demo.add_arguments(parser)
     demo.run(parser.parse_args(["-o", str(tmp_path / "new"), "-device", "cpu", "--fast"]))
     out = capsys.readouterr().out
-    assert "11.0 minutes" in out and "Vessel Dice" in out and "results.json" in out
+    assert "13.0 minutes" in out and "Vessel Dice" in out and "results.json" in out
     assert (tmp_path / "new" / "pictures" / "organ.png").is_file()

@@ -340,6 +340,27 @@ def test_command_finds_the_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (tmp_path / "pred" / "evaluation.json").is_file()
 
 
+def test_a_copy_of_the_preprocessed_data_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair(tmp_path, "a", blocks((1, 0, 3)), blocks((1, 0, 3)))
+    dataset = tmp_path / "preprocessed" / "Dataset987_Liver"
+    dataset.mkdir(parents=True)
+    (dataset / "dataset.json").write_text(json.dumps(ONE_TASK))
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
+    monkeypatch.delenv("nnUNet_raw", raising=False)
+    monkeypatch.delenv("nnUNet_results", raising=False)
+    run_command("-ref", str(tmp_path / "ref"), "-pred", str(tmp_path / "pred"), "-np", "1", "-d", "987")
+    assert (tmp_path / "pred" / "evaluation.json").is_file()
+
+
+def test_an_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    pair(tmp_path, "a", blocks((1, 0, 3)), blocks((1, 0, 3)))
+    (tmp_path / "pred" / "dataset.json").write_text(json.dumps(ONE_TASK))
+    (tmp_path / "file").touch()
+    output = str(tmp_path / "file" / "out.json")
+    with pytest.raises(DataError, match=r"out\.json cannot be written .* Name another file with -o"):
+        run_command("-ref", str(tmp_path / "ref"), "-pred", str(tmp_path / "pred"), "-np", "1", "-o", output)
+
+
 def test_command_says_how_to_name_the_dataset(tmp_path: Path) -> None:
     pair(tmp_path, "a", blocks(), blocks())
     with pytest.raises(DataError, match="Name the dataset with -d or its file with -djfile"):
