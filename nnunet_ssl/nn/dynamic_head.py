@@ -37,8 +37,8 @@ class FilterController(nn.Module):
     def __init__(self, channels: int, prompts: Tensor, learned: bool = False) -> None:
         super().__init__()
         self.psi = nn.Linear(channels + prompts.shape[1], NUM_FILTERS)
-        # A prompt has norm 1 and GAP many channels. Counted into one fan-in, as by default, the prompt would have
-        # no say at first and all prompts the same filters; so its columns are sized as He's for the head's layers.
+        # A prompt has norm 1 and GAP many channels. Counted into one fan-in, as by default, the prompt has
+        # no say at first and all prompts get the same filters; so its columns get He's size for the head.
         nn.init.normal_(self.psi.weight.data[:, channels:], std=(2 / HEAD_WIDTH) ** 0.5)
         if learned:
             self.prompts = nn.Parameter(prompts)
