@@ -36,6 +36,8 @@ class TrainingConfig:
         lr_schedule: ``poly`` (exponent 0.9) or ``constant``.
         oversample_foreground_percent: share of labelled patches that surely hold foreground.
         save_every: epochs between two checkpoints.
+        preview_every: epochs between two strips of pictures in the fold's folder, for methods that draw some;
+            0 for none.
         unlabeled_batch_size: unlabelled patches per update; ``None`` takes the plans' batch size.
         seed: seeds network, masks and, without augmentation workers, the patches; ``None`` for random ones.
     """
@@ -49,12 +51,14 @@ class TrainingConfig:
     lr_schedule: Literal["poly", "constant"] = "poly"
     oversample_foreground_percent: float = 0.33
     save_every: int = 50
+    preview_every: int = 50
     unlabeled_batch_size: int | None = None
     seed: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "save_every"):
             check_range(name, getattr(self, name), low=1)
+        check_range("preview_every", self.preview_every, low=0)
         check_range("initial_lr", self.initial_lr, low=0, open_low=True)
         check_range("weight_decay", self.weight_decay, low=0)
         check_range("oversample_foreground_percent", self.oversample_foreground_percent, low=0, high=1)

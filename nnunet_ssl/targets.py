@@ -58,6 +58,23 @@ class LabelSpace:
             return None
         return ~target[:, -1].bool() if self.table.has_regions else target[:, 0] != self.ignore_label
 
+    def hard(self, logits: Tensor) -> Tensor:
+        """Prediction as a target in nnU-Net's form, without gradient and without ignored voxels.
+
+        Args:
+            logits: (B, channels, *spatial) of the full resolution.
+
+        Returns:
+            Label map (B, 1, *spatial), or with regions one channel per region and, if there is an ignore
+            label, an empty one for it.
+        """
+        if not self.table.has_regions:
+            return logits.detach().argmax(1, keepdim=True)  # nnU-Net's labels are consecutive
+        regions = (logits.detach() > 0).to(logits.dtype)
+        if self.ignore_label is None:
+            return regions
+        return torch.cat([regions, torch.zeros_like(regions[:, :1])], dim=1)
+
     def channels_of(self, task: int) -> list[int]:
         """Output channels that a task annotates, background (channel 0 of classes) included."""
         prompts = self.table.prompts_of(task)

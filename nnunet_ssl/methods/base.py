@@ -4,11 +4,28 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 Terms = dict[str, tuple[Tensor, float]]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture in a strip for people.
+
+    Attributes:
+        title: what it shows.
+        values: (*spatial) of one sample, 2D or 3D.
+        kind: ``image`` (gray), ``labels`` (integer label map), ``unit`` (values in [0, 1]) or ``signed`` (values
+            in [-1, 1]).
+    """
+
+    title: str
+    values: Tensor
+    kind: Literal["image", "labels", "unit", "signed"] = "image"
 
 
 @dataclass(frozen=True)
@@ -39,6 +56,8 @@ class Method(ABC):
     def losses(self, network: nn.Module, batch: Batch, progress: float, generator: torch.Generator) -> Terms:
         """Loss terms of one update: ``{name: (value, weight)}``; the trainer minimises the weighted sum.
 
+        Every value is drawn as a curve. What is worth watching but not minimised has the weight 0.
+
         Args:
             network: called as the trainer holds it (compiled or distributed wrappers included), once per
                 update where the method allows.
@@ -47,7 +66,21 @@ class Method(ABC):
             generator: CPU generator; the only source of randomness.
         """
 
+    def after_update(self, network: nn.Module, progress: float) -> None:  # noqa: B027  (few methods need it)
+        """Called after each optimiser step, for what no gradient moves, such as a teacher's weights."""
+
+    def preview(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> list[list[Panel]]:
+        """Strips of pictures, one a sample, drawn every ``preview_every`` epochs; none by default.
+
+        Args:
+            network: the bare network, without compiled or distributed wrappers, in evaluation mode; called
+                without gradients.
+            batch: data of the epoch's last update.
+            generator: CPU generator apart from training's, which pictures must not disturb.
+        """
+        return []
+
 
 def total_loss(terms: Terms) -> Tensor:
-    """Weighted sum of the terms."""
-    return torch.stack([value * weight for value, weight in terms.values()]).sum()
+    """Weighted sum of the terms; what is only watched (weight 0) stays out of the graph."""
+    return torch.stack([value * weight for value, weight in terms.values() if weight != 0]).sum()

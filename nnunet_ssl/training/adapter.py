@@ -48,6 +48,8 @@ from nnunet_ssl.targets import LabelSpace
 from nnunet_ssl.tasks import BLOCK, TaskTable
 from nnunet_ssl.training.cases import Folders, bring_up_to_date, check_tasks, unlabeled_files
 from nnunet_ssl.training.curves import TERM, WEIGHT, plot_terms
+from nnunet_ssl.training.networks import bare_network
+from nnunet_ssl.training.previews import save_previews
 from nnunet_ssl.training.random_state import get_random_state, seed_everything, set_random_state
 from nnunet_ssl.training.validation import OwnLabels, merge_task_validations
 
@@ -106,6 +108,7 @@ class SSLTrainer(nnUNetTrainer, ABC):
         self.generator = torch.Generator()
         self.method: Method  # once initialized
         self._iteration = 0
+        self._last_batch: Batch | None = None  # of the epoch, for previews
         self._resumed_state: dict[str, Any] | None = None
         self._validated_task: int | None = None
 
@@ -293,11 +296,13 @@ class SSLTrainer(nnUNetTrainer, ABC):
     def train_step(self, batch: dict) -> dict:
         """One update: the method's terms, their weighted sum, nnU-Net's gradient step."""
         self.optimizer.zero_grad(set_to_none=True)
+        self._last_batch = self._to_device(batch)
         with self._autocast():
-            terms = self.method.losses(self.network, self._to_device(batch), self.progress, self.generator)
+            terms = self.method.losses(self.network, self._last_batch, self.progress, self.generator)
             loss = total_loss(terms)
         self._update(loss)
         self._iteration += 1
+        self.method.after_update(self.network, self.progress)
         return {"loss": loss.detach().cpu().numpy(), **_loggable(terms)}
 
     def _update(self, loss: torch.Tensor) -> None:
@@ -352,11 +357,27 @@ class SSLTrainer(nnUNetTrainer, ABC):
         self.print_to_log_file("loss terms", values, "weights", weights)
 
     def on_epoch_end(self) -> None:
-        """Draw the terms' curves beside nnU-Net's progress.png."""
+        """Draw the terms' curves beside nnU-Net's progress.png, and the method's pictures when they are due."""
+        done = self.current_epoch + 1
         super().on_epoch_end()
-        if self.local_rank == 0:
-            history = self.logger.local_logger.my_fantastic_logging
-            plot_terms(history, Path(self.output_folder) / "progress_ssl.png")
+        if self.local_rank != 0:
+            return
+        history = self.logger.local_logger.my_fantastic_logging
+        plot_terms(history, Path(self.output_folder) / "progress_ssl.png")
+        every = self.training_config.preview_every
+        if every and (done % every == 0 or done in (1, self.num_epochs)):
+            self._draw_previews(Path(self.output_folder) / "previews" / f"epoch_{done:04d}.png")
+        self._last_batch = None
+
+    def _draw_previews(self, file: Path) -> None:
+        if self._last_batch is None:
+            return
+        network = bare_network(self.network)
+        network.eval()
+        with torch.no_grad(), self._autocast():
+            strips = self.method.preview(network, self._last_batch, torch.Generator().manual_seed(0))
+        network.train()
+        save_previews(strips, file)
 
     def on_train_end(self) -> None:
         """Save the final checkpoint, stop the workers."""
@@ -447,7 +468,7 @@ class SSLTrainer(nnUNetTrainer, ABC):
         changed = [
             f"{key}: {before['options'].get(key)} -> {value}"
             for key, value in now["options"].items()
-            if before["options"].get(key) != value and key != "save_every"
+            if before["options"].get(key) != value and key not in ("save_every", "preview_every")
         ]
         changed += ["tasks in dataset.json"] if before["tasks"] != now["tasks"] else []
         if changed:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
+from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_ssl.errors import ConfigError
 
@@ -47,3 +49,10 @@ def planned_unet(
             "nnUNetTrainerSSLSupervised."
         )
     return network
+
+
+def bare_network(network: nn.Module) -> nn.Module:
+    """The network within the wrappers of distributed training and compilation."""
+    if isinstance(network, DistributedDataParallel):
+        network = network.module
+    return network._orig_mod if isinstance(network, OptimizedModule) else network

@@ -172,3 +172,13 @@ def test_deep_supervision_weights_are_the_losses_own():
         ([(2, 2, *s) for s in sizes], [(2, 1, *s) for s in sizes]),
         ([(2, 3, *s) for s in sizes], [(2, 1, *s) for s in sizes]),
     ]
+
+
+def test_hard_prediction_has_nnunets_form():
+    logits = torch.tensor([[[0.1, 2.0], [0.5, 1.0], [0.2, 3.0]]], requires_grad=True)[..., None]
+    classes = SPACES["tasks"].hard(torch.cat([logits, logits[:, :1] - 9], 1))
+    assert (
+        classes.shape == (1, 1, 2, 1) and classes.flatten().tolist() == [1, 2] and not classes.requires_grad
+    )
+    regions = SPACES["regions_ignore"].hard(logits[:, :2] - 0.3)
+    assert regions[..., 0].tolist() == [[[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]]]  # no voxel is ignored
