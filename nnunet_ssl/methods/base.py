@@ -19,8 +19,8 @@ class Panel:
     Attributes:
         title: what it shows.
         values: (*spatial) of one sample, 2D or 3D.
-        kind: ``image`` (gray), ``labels`` (integer label map), ``unit`` (values in [0, 1]) or ``signed`` (values
-            in [-1, 1]).
+        kind: ``image`` (gray), ``labels`` (integer label map), ``unit`` (values in [0, 1]) or ``signed``
+            (values in [-1, 1]).
     """
 
     title: str

@@ -1,7 +1,7 @@
 """nnU-Net's planned network with further decoders, or other parts, that only training needs.
 
 The planned network keeps its own names (``encoder``, ``decoder``), and everything else lies under
-``training_only``. So a checkpoint without the keys that begin with ``training_only.`` is one of stock nnU-Net.
+``training_only``. So a checkpoint without the keys that begin with ``training_only.`` is stock nnU-Net's.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def detached_decoder(planned: nn.Module, deep_supervision: bool) -> Any:
 
 
 def for_inference(planned: nn.Module) -> nn.Module:
-    """Let the planned network load weights of a ``MultiDecoderUNet``: those of ``training_only`` are left out.
+    """Let the planned network load weights of a ``MultiDecoderUNet``, those of ``training_only`` left out.
 
     So prediction neither holds nor moves what only training needs.
     """

@@ -357,7 +357,7 @@ class SSLTrainer(nnUNetTrainer, ABC):
         self.print_to_log_file("loss terms", values, "weights", weights)
 
     def on_epoch_end(self) -> None:
-        """Draw the terms' curves beside nnU-Net's progress.png, and the method's pictures when they are due."""
+        """Draw the terms' curves beside nnU-Net's progress.png, and the method's pictures when due."""
         done = self.current_epoch + 1
         super().on_epoch_end()
         if self.local_rank != 0:

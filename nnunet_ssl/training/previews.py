@@ -51,7 +51,7 @@ def save_previews(strips: Sequence[Sequence[Panel]], file: Path) -> None:
 
 
 def shown_slice(strip: Sequence[Panel]) -> int:
-    """Slice along the first axis with most foreground over all label maps of the strip; else the middle one."""
+    """Slice along the first axis with most foreground over the strip's label maps, else the middle one."""
     areas = [
         (p.values != 0).flatten(1).sum(1).cpu().numpy()
         for p in strip
