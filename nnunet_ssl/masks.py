@@ -7,6 +7,7 @@ mask.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -112,3 +113,31 @@ def _slice_masks(fractions: Tensor, shape: Sequence[int], generator: torch.Gener
     rank = torch.rand(len(fractions), length, generator=generator).argsort(1).argsort(1)
     keep = (rank >= count[:, None]).float()
     return keep.view(len(fractions), 1, length, *[1] * (len(shape) - 1)).expand(-1, -1, *shape).clone()
+
+
+def cube_grid_masks(
+    count: int, shape: Sequence[int], share: float, generator: torch.Generator, edge: int = 16
+) -> Tensor:
+    """Cut the patch into cubes and mask a share of them, drawn without replacement (PICK, Table 7, v1).
+
+    Cubes at the far faces are cut off by them. In a patch shorter than two cubes the edge is halved until two
+    fit along its longest axis: of a single cube all or nothing would be masked.
+
+    Args:
+        count: number of masks.
+        shape: spatial shape of the patch in voxels.
+        share: share of the cubes, rounded to whole ones.
+        generator: CPU generator.
+        edge: edge of a cube in voxels.
+
+    Returns:
+        (count, 1, *shape) on the CPU, 0 inside.
+    """
+    while edge > 1 and max(shape) < 2 * edge:
+        edge //= 2
+    cells = [-(-s // edge) for s in shape]
+    order = torch.rand(count, math.prod(cells), generator=generator).argsort(1)
+    masks = (order.argsort(1) >= round(share * math.prod(cells))).float().view(count, 1, *cells)
+    for axis, length in enumerate(shape, start=2):
+        masks = masks.repeat_interleave(edge, axis).narrow(axis, 0, length)
+    return masks.contiguous()

@@ -7,6 +7,7 @@ without the block ``dataset.json["nnunet_ssl"]["tasks"]`` is one task that annot
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,9 @@ from typing import Any
 from nnunet_ssl.errors import TaskError
 
 IGNORE = "ignore"  # nnU-Net's reserved label name
+UNNAMED = "all"  # the task of a dataset without tasks and name
 BLOCK = "nnunet_ssl"  # our key in dataset.json and in plans
+EMBEDDING = "prompt_embedding"  # in our block of dataset.json
 
 LabelValue = int | tuple[int, ...]
 
@@ -35,6 +38,32 @@ class Task:
     prefix: str = ""
     prompts: Mapping[str, str] = field(default_factory=dict)
 
+    def sentence(self, label: str) -> str:
+        """The sentence that asks for a label; made from the names where the task has none.
+
+        >>> Task("USBreast", ("lesion",)).sentence("lesion")
+        'Segment the lesion in the US Breast image.'
+        """
+        image = "image" if self.name == UNNAMED else f"{_words(self.name)} image"
+        return self.prompts.get(label) or f"Segment the {_words(label)} in the {image}."
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Shape and origin of the embedded sentences that lie beside dataset.json (``embed-prompts``).
+
+    Attributes:
+        tokens: tokens of a sentence, padding included.
+        width: size of a token's vector.
+        model: name of the text encoder, for people.
+        digest: fingerprint of the text encoder's weights.
+    """
+
+    tokens: int
+    width: int
+    model: str
+    digest: str
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -52,14 +81,21 @@ class TaskTable:
     ``dataset.json["labels"]`` for region-based training. So prompt ``k`` belongs to output channel ``k``
     (regions) or ``k + 1`` (classes, channel 0 is background).
 
+    ``embedding`` says what ``embed-prompts`` has stored with the dataset, ``None`` if nothing.
+
     Raises:
         TaskError: there is no label; one is unknown or belongs to no task or to two; two share a value; or
             names, prefixes or prompts are wrong.
     """
 
-    def __init__(self, labels: Mapping[str, Any], tasks: Iterable[Task] | None = None) -> None:
+    def __init__(
+        self,
+        labels: Mapping[str, Any],
+        tasks: Iterable[Task] | None = None,
+        embedding: Embedding | None = None,
+    ) -> None:
         foreground = _foreground(labels)
-        self.tasks: tuple[Task, ...] = tuple(tasks or (Task("all", tuple(foreground)),))
+        self.tasks: tuple[Task, ...] = tuple(tasks or (Task(UNNAMED, tuple(foreground)),))
         if not foreground:
             raise TaskError("dataset.json declares no foreground label. Add one to its 'labels'.")
         self.has_regions = any(isinstance(v, tuple) and len(v) > 1 for v in foreground.values())
@@ -67,16 +103,18 @@ class TaskTable:
         _check_names(self.tasks)
         _check_prompts(self.tasks)
         self.prompts = tuple(Prompt(name, value, owner[name]) for name, value in foreground.items())
+        self.embedding = embedding
 
     @classmethod
     def from_dataset_json(cls, dataset_json: Mapping[str, Any]) -> TaskTable:
         """Read the table of a dataset; without our block, the dataset is one task named after itself."""
-        entries = dataset_json.get(BLOCK, {}).get("tasks")
+        block = dataset_json.get(BLOCK, {})
+        embedding = _embedding_from_json(block[EMBEDDING]) if EMBEDDING in block else None
+        labels, entries = dataset_json["labels"], block.get("tasks")
         if entries:
-            return cls(dataset_json["labels"], [_task_from_json(e) for e in entries])
-        labels = dataset_json["labels"]
-        name = str(dataset_json.get("name") or "all")
-        return cls(labels, [Task(name, tuple(_foreground(labels)))])
+            return cls(labels, [_task_from_json(e) for e in entries], embedding)
+        name = str(dataset_json.get("name") or UNNAMED)
+        return cls(labels, [Task(name, tuple(_foreground(labels)))], embedding)
 
     @classmethod
     def from_plans(cls, plans: Mapping[str, Any]) -> TaskTable:
@@ -121,6 +159,10 @@ class TaskTable:
     def prompts_of(self, task: int) -> list[int]:
         """Indices of the prompts that ``task`` annotates, in channel order."""
         return [k for k, prompt in enumerate(self.prompts) if prompt.task == task]
+
+    def sentences(self) -> list[str]:
+        """The sentence of every prompt."""
+        return [self.tasks[p.task].sentence(p.label) for p in self.prompts]
 
     def resolve(self, name: str) -> list[int]:
         """Indices of the prompts meant by the name of a task (all its labels) or of a single label.
@@ -218,6 +260,28 @@ def _check_prompts(tasks: tuple[Task, ...]) -> None:
                 f"Task '{task.name}' has a prompt for {', '.join(unknown)}, which is not among its labels "
                 f"({', '.join(task.labels)}). Correct dataset.json."
             )
+        for label, sentence in task.prompts.items():
+            if not isinstance(sentence, str) or not sentence.strip():
+                raise TaskError(
+                    f"Task '{task.name}', label '{label}': expected a sentence as prompt, got {sentence!r}. "
+                    "Correct dataset.json, or leave it out to have one made from the names."
+                )
+
+
+def _words(name: str) -> str:
+    """``USBreast`` and ``left_atrium`` as people write them."""
+    parted = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[_-]+", " ", name)
+    return " ".join(parted.split())
+
+
+def _embedding_from_json(entry: Mapping[str, Any]) -> Embedding:
+    try:
+        return Embedding(**entry)
+    except TypeError:
+        raise TaskError(
+            f"dataset.json['{BLOCK}']['{EMBEDDING}'] is not what 'nnUNetv2_ssl embed-prompts' writes, but "
+            f"{entry!r}. Run it again, or remove the entry."
+        ) from None
 
 
 def _task_from_json(entry: Mapping[str, Any]) -> Task:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from nnunet_ssl.nn.propl_unet import ProPLUNet
 from nnunet_ssl.targets import LabelSpace
 from nnunet_ssl.tasks import TaskTable
 
@@ -25,7 +26,32 @@ TASK_VARIABLE = "nnUNet_ssl_task"
 MARGIN = 50.0
 
 
-def restrict_output(network: nn.Module, keep: Tensor) -> RemovableHandle:
+class Restriction:
+    """Lets a network predict only some channels until it is removed.
+
+    Networks that decode prompt by prompt are spared the prompts of other channels; for all others their
+    output is suppressed.
+
+    Args:
+        handle: of the hook on the output.
+        asked: prompted networks within the network.
+        keep: bool (K,) or (B, K), the prompts to keep.
+    """
+
+    def __init__(self, handle: RemovableHandle, asked: Sequence[ProPLUNet], keep: Tensor) -> None:
+        self._handle = handle
+        self._before = [(network, network.asked) for network in asked]
+        for network in asked:
+            network.ask(keep)
+
+    def remove(self) -> None:
+        """Let the network predict what it did before."""
+        self._handle.remove()
+        for network, asked in self._before:
+            network.ask(asked)
+
+
+def restrict_output(network: nn.Module, keep: Tensor) -> Restriction:
     """Let a network predict only some channels until the returned handle is removed.
 
     Args:
@@ -40,7 +66,9 @@ def restrict_output(network: nn.Module, keep: Tensor) -> RemovableHandle:
             return suppress_channels(output, keep)
         return [suppress_channels(o, keep) for o in output]
 
-    return network.register_forward_hook(hook)
+    asked = [m for m in network.modules() if isinstance(m, ProPLUNet)]
+    offset = 1 if any(m.has_background for m in asked) else 0
+    return Restriction(network.register_forward_hook(hook), asked, keep[..., offset:])
 
 
 def suppress_channels(logits: Tensor, keep: Tensor) -> Tensor:

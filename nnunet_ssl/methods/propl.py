@@ -1,0 +1,350 @@
+"""ProPL (Chen et al., AAAI 2026): a sentence says what to segment, and calibrated pseudo-labels teach.
+
+One shared encoder and two decoders that sentences prompt. sd learns from truth; its predictions under
+perturbed features, damped where they disagree (UPLC), are what pd learns from. Equation numbers are those of
+the paper.
+
+Shapes: B labelled and U unlabelled samples, P pairs of a sample and one of its task's prompts, N perturbed
+passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from nnunet_ssl.config import check_range
+from nnunet_ssl.errors import ConfigError, TaskError
+from nnunet_ssl.losses.dice_ce import binary_dice_ce
+from nnunet_ssl.losses.uplc import Calibration, Dropout, calibrate, mean_and_variance, sample_dropout
+from nnunet_ssl.methods.base import Batch, Method, Panel, Terms
+from nnunet_ssl.nn.propl_unet import PSEUDO, SUPERVISED, Bottleneck, ProPLUNet, gather
+from nnunet_ssl.ramps import gaussian_ramp
+from nnunet_ssl.targets import LabelSpace
+
+
+@dataclass(frozen=True)
+class ProPLConfig:
+    """Options of ProPL; the defaults are the paper's unless a reason is given.
+
+    The paper trains with initial_lr=1e-3, weight_decay=1e-5 and momentum 0.9; unset, these are nnU-Net's.
+
+    Attributes:
+        perturbations: N, the perturbed passes of sd; 0 takes sd's plain prediction (no UPLC, Tables 4 to 6).
+        perturbation_dropout: share of the coarsest features that a perturbation drops.
+        perturbation_kind: drop single ``element``s, or whole ``channel``s of a sample, which no convolution
+            averages away.
+        calibration: what damps the mean prediction: exp(-``variance``) (eq. 5), exp(-variance^2)
+            (``squared_variance``, official code) or nothing (``off``).
+        pseudo_threshold: make pseudo-labels hard at this value (official code: 0.5); soft by default.
+        dropout_labeled: perturb the labelled passes of sd, too (official code).
+        weight_unlabeled: weight of pd's loss (official code: 6); 0 leaves pd out, so sd predicts: the
+            supervised prompted network.
+        ramp_length: share of training over which pd's loss ramps up, 0 for none. The paper names no ramp;
+            before sd has learnt anything its pseudo-labels are noise.
+        propl_decoder: which decoder predicts: ``pd`` (official code; the paper is silent), ``sd``, or the
+            ``mean`` of both.
+        propl_prompts: ``text`` (sentences embedded by nnUNetv2_ssl embed-prompts), ``learned`` vectors,
+            ``auto`` (text where the dataset has embedded sentences, else learned) or ``off`` (no prompting,
+            Tables 4 to 6).
+        prompted_voxels: decoder stages of at most so many voxels are prompted, the coarsest always.
+        stage_text_tokens: text tokens of the prompted stages, the coarsest first; the last number holds for
+            all others.
+        timm_encoder: name of a timm ConvNeXt in place of the planned encoder (2D only), such as
+            convnext_tiny, the paper's.
+        timm_weights: file with its pretrained weights, read when training starts.
+    """
+
+    # Pseudo-labels are made under the sample's own prompts. The trainer asks a config for this.
+    task_info: ClassVar[bool] = True
+
+    perturbations: int = 2
+    perturbation_dropout: float = 0.3
+    perturbation_kind: Dropout = "element"
+    calibration: Calibration = "variance"
+    pseudo_threshold: float | None = None
+    dropout_labeled: bool = False
+    weight_unlabeled: float = 1.0
+    ramp_length: float = 0.4
+    propl_decoder: Literal["pd", "sd", "mean"] = "pd"
+    propl_prompts: Literal["auto", "text", "learned", "off"] = "auto"
+    prompted_voxels: int = 1024
+    stage_text_tokens: tuple[int, ...] = (24, 12, 9)
+    timm_encoder: str | None = None
+    timm_weights: str | None = None
+
+    def __post_init__(self) -> None:
+        check_range("perturbations", self.perturbations, low=0)
+        check_range("perturbation_dropout", self.perturbation_dropout, low=0, high=0.99)
+        if self.pseudo_threshold is not None:
+            check_range("pseudo_threshold", self.pseudo_threshold, low=0, high=1)
+        check_range("weight_unlabeled", self.weight_unlabeled, low=0)
+        check_range("ramp_length", self.ramp_length, low=0, high=1)
+        check_range("prompted_voxels", self.prompted_voxels, low=1)
+        if not self.stage_text_tokens:
+            raise ConfigError("Option stage_text_tokens: expected at least one number, got none.")
+        check_range("stage_text_tokens", min(self.stage_text_tokens), low=1)
+        if self.timm_weights is not None and self.timm_encoder is None:
+            raise ConfigError(
+                "Option timm_weights: expected timm_encoder beside it, which names the network."
+            )
+
+    @property
+    def decoders(self) -> tuple[str, ...]:
+        """Decoders that are trained."""
+        return (SUPERVISED, PSEUDO) if self.weight_unlabeled > 0 else (SUPERVISED,)
+
+    @property
+    def inference(self) -> Literal["pd", "sd", "mean"]:
+        """Which decoder predicts: sd where it is alone."""
+        return self.propl_decoder if PSEUDO in self.decoders else "sd"
+
+
+class Pairs(NamedTuple):
+    """Samples under their own task's prompts.
+
+    Attributes:
+        sample: (P,) index of the sample; ``None`` where each sample has one prompt, so features need no
+            copies.
+        prompt: (P,) index of the prompt.
+        weight: (P,) weight, such that samples weigh the same and the sum is 1.
+    """
+
+    sample: Tensor | None
+    prompt: Tensor
+    weight: Tensor
+
+    @property
+    def rows(self) -> Tensor:
+        """(P,) index of the sample."""
+        return (
+            torch.arange(len(self.prompt), device=self.prompt.device) if self.sample is None else self.sample
+        )
+
+
+class Passes(NamedTuple):
+    """What one call of the network gives.
+
+    Attributes:
+        labeled: log-odds of sd on labelled pairs, the full resolution first.
+        mean: mu of eq. 4 on unlabelled pairs, (P, *spatial), without gradient.
+        variance: gamma of eq. 4.
+        pseudo: log-odds of pd on unlabelled pairs.
+    """
+
+    labeled: list[Tensor]
+    mean: Tensor
+    variance: Tensor
+    pseudo: Tensor
+
+
+class ProPL(Method):
+    """L = L_seg(sd, y) + ramp * weight * L_seg(pd, calibrated mean of perturbed sd), L_seg = BCE + Dice.
+
+    Args:
+        config: the options.
+        space: tasks and prompts of the dataset.
+        scale_weights: nnU-Net's deep supervision weights, full resolution first; ``(1,)`` without. They hold
+            for sd on truth; pd learns from the full resolution.
+        bottleneck: shape of the features that are perturbed.
+        batch_dice: one Dice per prompt over the batch instead of one per sample, as the plans say.
+    """
+
+    def __init__(
+        self,
+        config: ProPLConfig,
+        space: LabelSpace,
+        scale_weights: Sequence[float],
+        bottleneck: Bottleneck,
+        batch_dice: bool = False,
+    ) -> None:
+        self.config = config
+        self.space = space
+        self.scale_weights = tuple(scale_weights)
+        self.bottleneck = bottleneck
+        self.batch_dice = batch_dice
+        self.uses_unlabeled = config.weight_unlabeled > 0
+
+    def losses(self, network: nn.Module, batch: Batch, progress: float, generator: torch.Generator) -> Terms:
+        """Terms ``labeled`` and ``unlabeled``; watched: ``uncertainty`` and ``pseudo_foreground``."""
+        config = self.config
+        pairs = own_pairs(self.space, batch.tasks)
+        noise = self._dropout(1, batch.labeled, generator) if config.dropout_labeled else None
+        if not self.uses_unlabeled:
+            outputs = network(batch.labeled, supervised_pass(pairs, noise, self._deep))
+            return {"labeled": (self._supervised(outputs, batch, pairs), 1.0)}
+        images, tasks = _required(batch.unlabeled), _required(batch.unlabeled_tasks)
+        unlabeled_pairs = own_pairs(self.space, tasks)
+        perturbations = self._dropout(config.perturbations, images, generator)
+
+        run = all_passes(pairs, noise, unlabeled_pairs, perturbations, self._deep)
+        passes: Passes = network(torch.cat([batch.labeled, images]), run)
+
+        target = calibrate(passes.mean, passes.variance, config.calibration, config.pseudo_threshold)
+        group = unlabeled_pairs.prompt if self.batch_dice else None
+        unlabeled = binary_dice_ce(passes.pseudo, target, unlabeled_pairs.weight, group=group)
+        return {
+            "labeled": (self._supervised(passes.labeled, batch, pairs), 1.0),
+            "unlabeled": (unlabeled, config.weight_unlabeled * gaussian_ramp(progress, config.ramp_length)),
+            "uncertainty": (passes.variance.mean(), 0.0),
+            "pseudo_foreground": (target.mean(), 0.0),
+        }
+
+    def preview(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> list[list[Panel]]:
+        """Image, mean pseudo-label, uncertainty, target and pd's prediction of unlabelled pairs."""
+        if not self.uses_unlabeled:
+            return []
+        images, tasks = _required(batch.unlabeled), _required(batch.unlabeled_tasks)
+        pairs = own_pairs(self.space, tasks)
+        perturbations = self._dropout(self.config.perturbations, images, generator)
+        mean, variance, pseudo = network(images, unlabeled_passes(pairs, perturbations))
+        target = calibrate(mean, variance, self.config.calibration, self.config.pseudo_threshold)
+        shown = _one_of_each_prompt(pairs.prompt)
+        return [
+            [
+                Panel(
+                    f"image: {self.space.table.prompts[int(pairs.prompt[p])].label}?",
+                    images[pairs.rows[p], 0],
+                ),
+                Panel("mean of sd", mean[p], "unit"),
+                Panel("4 x uncertainty", 4 * variance[p], "unit"),  # at most 1
+                Panel("target of pd", target[p], "unit"),
+                Panel("pd", torch.sigmoid(pseudo[p].float()), "unit"),
+            ]
+            for p in shown
+        ]
+
+    @property
+    def _deep(self) -> bool:
+        return len(self.scale_weights) > 1
+
+    def _supervised(self, outputs: list[Tensor], batch: Batch, pairs: Pairs) -> Tensor:
+        """BCE + Dice of sd against truth, with deep supervision."""
+        loss = torch.zeros((), device=pairs.weight.device)
+        for scale, log_odds, target in zip(self.scale_weights, outputs, batch.targets, strict=False):
+            if scale == 0:
+                continue
+            valid = self.space.valid(target)
+            loss = loss + scale * binary_dice_ce(
+                log_odds,
+                self.space.binary(target, pairs.rows, pairs.prompt),
+                pairs.weight,
+                None if valid is None else valid[pairs.rows],
+                pairs.prompt if self.batch_dice else None,
+            )
+        return loss
+
+    def _dropout(self, passes: int, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Factors (passes, samples, C, *spatial) of the coarsest features."""
+        config, shape = self.config, self.bottleneck.shape(images.shape[2:])
+        kind, share = config.perturbation_kind, config.perturbation_dropout
+        factors = sample_dropout(kind, passes, len(images), shape, share, generator)
+        return factors.to(images.device, non_blocking=True)
+
+
+# The passes of one update, each run within one call of the network
+
+
+def supervised_pass(
+    pairs: Pairs, noise: Tensor | None, every_resolution: bool
+) -> Callable[[ProPLUNet, Tensor], list[Tensor]]:
+    """Run sd on labelled images."""
+
+    def run(network: ProPLUNet, images: Tensor) -> list[Tensor]:
+        return _supervised_outputs(network, network.encoder(images), pairs, noise, every_resolution)
+
+    return run
+
+
+def unlabeled_passes(
+    pairs: Pairs, perturbations: Tensor
+) -> Callable[[ProPLUNet, Tensor], tuple[Tensor, Tensor, Tensor]]:
+    """Run both decoders on unlabelled images: mu and gamma of sd, log-odds of pd."""
+
+    def run(network: ProPLUNet, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return _pseudo_outputs(network, network.encoder(images), pairs, perturbations)
+
+    return run
+
+
+def all_passes(
+    pairs: Pairs,
+    noise: Tensor | None,
+    unlabeled_pairs: Pairs,
+    perturbations: Tensor,
+    every_resolution: bool,
+) -> Callable[[ProPLUNet, Tensor], Passes]:
+    """Run both on labelled and unlabelled images behind each other, which share one pass of the encoder."""
+
+    def run(network: ProPLUNet, images: Tensor) -> Passes:
+        skips, unlabeled = network.encoder(images), perturbations.shape[1]
+        labeled = len(images) - unlabeled
+        # The order matters in mixed precision: weights that are first cast without a graph stay without one
+        # until autocast forgets them, so sd needs its pass with gradient before those without.
+        outputs = _supervised_outputs(network, [s[:labeled] for s in skips], pairs, noise, every_resolution)
+        pseudo = _pseudo_outputs(network, [s[labeled:] for s in skips], unlabeled_pairs, perturbations)
+        return Passes(outputs, *pseudo)
+
+    return run
+
+
+def _supervised_outputs(
+    network: ProPLUNet, skips: list[Tensor], pairs: Pairs, noise: Tensor | None, every_resolution: bool
+) -> list[Tensor]:
+    if noise is not None:
+        skips = [*skips[:-1], skips[-1] * noise[0]]
+    return network.decode(SUPERVISED, gather(skips, pairs.sample), pairs.prompt, every_resolution)
+
+
+def _pseudo_outputs(
+    network: ProPLUNet, skips: list[Tensor], pairs: Pairs, perturbations: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    chosen = gather(skips, pairs.sample)
+    with torch.no_grad():
+        perturbed = [gather([skips[-1] * factors], pairs.sample)[0] for factors in perturbations.unbind()]
+        predictions = [
+            torch.sigmoid(network.decode(SUPERVISED, [*chosen[:-1], v], pairs.prompt)[0].float())
+            for v in perturbed or [chosen[-1]]
+        ]
+        mean, variance = mean_and_variance(torch.stack(predictions))
+    return mean, variance, network.decode(PSEUDO, chosen, pairs.prompt)[0]
+
+
+# Pairs of samples and prompts
+
+
+def own_pairs(space: LabelSpace, tasks: Tensor) -> Pairs:
+    """Each sample under all prompts of its own task.
+
+    Raises:
+        TaskError: a sample has no task.
+    """
+    owner = torch.tensor([p.task for p in space.table.prompts], device=tasks.device)
+    belongs = tasks[:, None] == owner
+    sample, prompt = belongs.nonzero(as_tuple=True)
+    count = belongs.sum(1)
+    if len(sample) != int(count.clamp(min=1).sum()):
+        raise TaskError(
+            "ProPL needs the task of every image, but the batch holds one of unknown task. Let the case's "
+            "identifier start with its task's prefix."
+        )
+    weight = 1 / (count[sample] * len(tasks))
+    return Pairs(None if len(sample) == len(tasks) else sample, prompt, weight)
+
+
+def _one_of_each_prompt(prompts: Tensor, most: int = 6) -> list[int]:
+    """The first pair of each prompt."""
+    first: dict[int, int] = {}
+    for p, k in enumerate(prompts.tolist()):
+        first.setdefault(k, p)
+    return list(first.values())[:most]
+
+
+def _required(tensor: Tensor | None) -> Tensor:
+    if tensor is None:
+        raise ValueError("ProPL needs unlabelled images and their tasks in every batch.")
+    return tensor
