@@ -1,15 +1,21 @@
-"""Dice, Jaccard, 95HD and ASD of a folder of predictions.
+"""Dice, Jaccard, 95HD and ASD of a folder of predictions, or two folders compared.
 
 Each case is scored on the labels of its own task. The dataset is described by -djfile or -d, or else by the
-dataset.json that nnUNetv2_predict puts beside its predictions.
+dataset.json that nnUNetv2_predict puts beside its predictions. Cases that cannot be scored are named at the
+end, with exit status 2; the others are scored all the same.
+
+--compare A B pairs the cases of two models: mean difference B - A with its 95 % interval and Wilcoxon's test,
+for each label and overall. A and B are folders that were evaluated before, their evaluation.json files, or,
+with -ref, folders to evaluate first.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnunet_ssl.conversion.dataset_json import (
     dataset_folder,
@@ -18,18 +24,22 @@ from nnunet_ssl.conversion.dataset_json import (
     read_json,
     write_json_atomically,
 )
-from nnunet_ssl.errors import DataError
+from nnunet_ssl.errors import ConfigError, DataError
 
-HELP = "score predictions: Dice, Jaccard, 95HD, ASD for each label"
+if TYPE_CHECKING:
+    from nnunet_ssl.evaluation.folder import Evaluation
+
+HELP = "score predictions: Dice, Jaccard, 95HD, ASD for each label; compare two models"
+FILE_NAME = "evaluation.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``nnUNetv2_ssl evaluate``."""
-    parser.add_argument(
-        "-ref", type=Path, required=True, metavar="FOLDER", help="label files to score against"
-    )
-    parser.add_argument(
-        "-pred", type=Path, required=True, metavar="FOLDER", help="predicted files, named the same"
+    parser.add_argument("-ref", type=Path, metavar="FOLDER", help="label files to score against")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("-pred", type=Path, metavar="FOLDER", help="predicted files, named the same")
+    what.add_argument(
+        "--compare", type=Path, nargs=2, metavar=("A", "B"), help="compare two models, case by case"
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("-d", metavar="ID", help="number or name of the dataset")
@@ -37,35 +47,84 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-djfile", type=Path, metavar="FILE", help="its dataset.json (default: the one beside -pred)"
     )
     parser.add_argument(
-        "-o", type=Path, metavar="FILE", help="JSON with every case (default: PRED/evaluation.json)"
+        "-o",
+        type=Path,
+        metavar="FILE",
+        help="JSON with every case, and beside it the same as CSV (default: PRED/evaluation.json); with "
+        "--compare the comparison (default: not written)",
     )
     parser.add_argument("-np", type=int, metavar="N", help="worker processes (default: nnU-Net's)")
     parser.add_argument(
-        "--unit", choices=("mm", "voxel"), default="mm", help="unit of the distances (default: mm)"
+        "--unit", choices=("mm", "voxel", "both"), default="mm", help="unit of the distances (default: mm)"
     )
     parser.add_argument("--chill", action="store_true", help="score what is predicted, warn about the rest")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Score, print the table, write the JSON file.
+    """Score or compare, print the table, write the files.
 
     Raises:
         DataError: files are missing or do not fit together.
     """
+    if args.compare is not None:
+        _compare(args)
+        return
+    if args.ref is None:
+        raise ConfigError("-ref FOLDER is needed: the label files to score the predictions against.")
+    from nnunet_ssl.evaluation.folder import listing
+    from nnunet_ssl.evaluation.table import show
+
+    output = args.o or args.pred / FILE_NAME
+    evaluation = _evaluate(args, args.pred, output)
+    print(show(evaluation))
+    print(f"Every case: {output} and {output.with_suffix('.csv')}")
+    if evaluation.problems:
+        raise DataError(listing(f"{args.pred} is not fully scored against {args.ref}:", evaluation.problems))
+
+
+def _evaluate(args: argparse.Namespace, prediction: Path, output: Path) -> Evaluation:
+    """Score a folder and write its files."""
     from nnunetv2.configuration import default_num_processes
 
+    from nnunet_ssl.evaluation.export import csv_rows, to_json
     from nnunet_ssl.evaluation.folder import evaluate_folder
-    from nnunet_ssl.evaluation.table import show, to_json
 
-    dataset_json = _dataset_json(args)
+    dataset_json = _dataset_json(args, prediction)
     processes = default_num_processes if args.np is None else args.np
-    evaluation = evaluate_folder(args.ref, args.pred, dataset_json, args.unit, processes, args.chill)
+    evaluation = evaluate_folder(args.ref, prediction, dataset_json, args.unit, processes, args.chill)
     for warning in evaluation.warnings:
         print(f"Warning: {warning}", file=sys.stderr)
-    output = args.o or args.pred / "evaluation.json"
-    _write(output, {"reference": str(args.ref), "prediction": str(args.pred), **to_json(evaluation)})
-    print(show(evaluation))
-    print(f"Every case: {output}")
+    _write(output, {"reference": str(args.ref), "prediction": str(prediction), **to_json(evaluation)})
+    _write_csv(output.with_suffix(".csv"), csv_rows(evaluation))
+    return evaluation
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from nnunet_ssl.evaluation.compare import compare
+    from nnunet_ssl.evaluation.export import comparison_json
+    from nnunet_ssl.evaluation.scores import scores_from_json
+    from nnunet_ssl.evaluation.table import show_comparison
+
+    files = [path / FILE_NAME if path.is_dir() else path for path in args.compare]
+    for path, file in zip(args.compare, files, strict=True):
+        if args.ref is not None:
+            if not path.is_dir():
+                raise DataError(f"{path}: expected a folder of predictions, since -ref asks to score them.")
+            for problem in _evaluate(args, path, file).problems:
+                print(f"Warning: {problem}", file=sys.stderr)
+        elif not file.is_file():
+            raise DataError(f"{file} does not exist. Add -ref LABELS to score both folders first.")
+    one, other = (scores_from_json(read_json(file), str(file)) for file in files)
+    unpaired = sorted(set(one.cases) ^ set(other.cases))
+    if unpaired:
+        print(f"Warning: scored for one of the two only, left out: {', '.join(unpaired)}", file=sys.stderr)
+    comparisons = compare(one, other)
+    names = str(args.compare[0]), str(args.compare[1])
+    print(show_comparison(comparisons, names, one.unit))
+    if args.o is not None:
+        content = {"A": names[0], "B": names[1], "unit": one.unit, "rows": comparison_json(comparisons)}
+        _write(args.o, content)
+        _write_csv(args.o.with_suffix(".csv"), comparison_json(comparisons))
 
 
 def _write(output: Path, content: dict[str, Any]) -> None:
@@ -78,9 +137,16 @@ def _write(output: Path, content: dict[str, Any]) -> None:
         ) from error
 
 
-def _dataset_json(args: argparse.Namespace) -> dict[str, Any]:
+def _write_csv(output: Path, rows: list[dict[str, Any]]) -> None:
+    with output.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _dataset_json(args: argparse.Namespace, prediction: Path) -> dict[str, Any]:
     """The dataset's description, from wherever the user points to."""
-    file = _described_by(args)
+    file = _described_by(args, prediction)
     content = read_json(file)
     lacking = [key for key in ("labels", "file_ending") if key not in content]
     if lacking:
@@ -90,7 +156,7 @@ def _dataset_json(args: argparse.Namespace) -> dict[str, Any]:
     return dict(content)
 
 
-def _described_by(args: argparse.Namespace) -> Path:
+def _described_by(args: argparse.Namespace, prediction: Path) -> Path:
     if args.djfile is not None:
         return Path(args.djfile)
     if args.d is not None:
@@ -98,9 +164,9 @@ def _described_by(args: argparse.Namespace) -> Path:
         # The raw data may be elsewhere where only the preprocessed ones were copied for training
         folder = existing_folder("raw", name) or dataset_folder("preprocessed", name)
         return folder / "dataset.json"
-    beside = Path(args.pred) / "dataset.json"
+    beside = prediction / "dataset.json"
     if not beside.is_file():
         raise DataError(
-            f"There is no dataset.json in {args.pred}. Name the dataset with -d or its file with -djfile."
+            f"There is no dataset.json in {prediction}. Name the dataset with -d or its file with -djfile."
         )
     return beside

@@ -13,9 +13,11 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from nnunet_ssl.commands import evaluate
-from nnunet_ssl.errors import DataError
+from nnunet_ssl.errors import ConfigError, DataError
+from nnunet_ssl.evaluation.export import csv_rows, to_json
 from nnunet_ssl.evaluation.folder import Evaluation, evaluate_folder
-from nnunet_ssl.evaluation.table import show, summarise, to_json
+from nnunet_ssl.evaluation.summary import summarise
+from nnunet_ssl.evaluation.table import show
 
 Labels = NDArray[np.uint8]
 
@@ -254,10 +256,10 @@ def test_extra_and_misnamed_predictions(tmp_path: Path) -> None:
     pair(tmp_path, "case_001", good, good)
     write(tmp_path / "ref" / "case_002.nii.gz", good)
     write(tmp_path / "pred" / "case_0002.nii.gz", good)
-    with pytest.raises(
-        DataError, match=r"case_002\.nii\.gz: prediction missing \(is case_0002\.nii\.gz misnamed\?\)"
-    ):
-        score(tmp_path)
+    problem = "prediction missing (is case_0002.nii.gz misnamed?)"
+    strict = score(tmp_path)
+    assert [c.case for c in strict.cases] == ["case_001"]
+    assert [p.split(": ")[1] for p in strict.problems] == [problem]
     evaluation = score(tmp_path, chill=True)
     assert len(evaluation.cases) == 1
     assert [w.split(": ")[1] for w in evaluation.warnings] == [
@@ -269,8 +271,9 @@ def test_extra_and_misnamed_predictions(tmp_path: Path) -> None:
 def test_a_case_of_no_task_is_named(tmp_path: Path) -> None:
     pair(tmp_path, "PR_1", blocks((3, 0, 2)), blocks((3, 0, 2)))
     pair(tmp_path, "XX_1", blocks((3, 0, 2)), blocks((3, 0, 2)))
-    with pytest.raises(DataError, match="Case 'XX_1' belongs to no task"):
-        score(tmp_path, TWO_TASKS)
+    evaluation = score(tmp_path, TWO_TASKS)
+    assert [c.case for c in evaluation.cases] == ["PR_1"]
+    assert "Case 'XX_1' belongs to no task" in evaluation.problems[0]
 
 
 def test_empty_and_missing_folders(tmp_path: Path) -> None:
@@ -294,6 +297,36 @@ def test_unreadable_reference(tmp_path: Path) -> None:
     (tmp_path / "ref" / "a.nii.gz").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"ref/a\.nii\.gz: no reader of nnU-Net can open it"):
         score(tmp_path)
+
+
+def test_an_unreadable_reference_does_not_hide_the_others(tmp_path: Path) -> None:
+    pair(tmp_path, "b", blocks((1, 0, 3)), blocks((1, 0, 3)))
+    write(tmp_path / "pred" / "a.nii.gz", blocks())
+    (tmp_path / "ref" / "a.nii.gz").write_bytes(b"no image")
+    evaluation = score(tmp_path)
+    assert [c.case for c in evaluation.cases] == ["b"]
+    assert "a.nii.gz: cannot be read" in evaluation.problems[0]
+
+
+def test_both_units_at_once(tmp_path: Path) -> None:
+    pair(tmp_path, "a", blocks((1, 0, 3)), blocks((1, 1, 4)), spacing=(2.0, 1.0, 1.0))
+    evaluation = score(tmp_path, unit="both")
+    values = evaluation.cases[0].labels["liver"].values
+    assert (values["HD95"], values["HD95_voxel"]) == (2.0, 1.0)
+    assert values["ASD"] == score(tmp_path).cases[0].labels["liver"].values["ASD"]
+    assert values["ASD_voxel"] == score(tmp_path, unit="voxel").cases[0].labels["liver"].values["ASD"]
+    assert {"95HD (mm)", "95HD (vox)", "ASD (vox)"} <= set(show(evaluation).replace("  ", "\n").split("\n"))
+
+
+def test_label_maps_are_kept_small(tmp_path: Path) -> None:
+    from nnunet_ssl.evaluation.reading import find_reader, read_labels
+
+    write(tmp_path / "a.nii.gz", blocks((2, 0, 3)).astype(np.float32))
+    reader = find_reader(ONE_TASK, [tmp_path / "a.nii.gz"])
+    array, _ = read_labels(tmp_path / "a.nii.gz", reader, frozenset((0, 1, 2)), [])
+    assert array is not None and array.dtype == np.uint8
+    array, _ = read_labels(tmp_path / "a.nii.gz", reader, frozenset((0, 2, 300)), [])
+    assert array is not None and array.dtype == np.uint16
 
 
 def test_values_that_are_no_labels(tmp_path: Path) -> None:
@@ -326,6 +359,38 @@ def test_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture
     assert written["unit"] == "voxel"
     assert written["mean"]["labels"]["liver"]["mean"]["Dice"] == 1.0
     assert written["cases"][0]["case"] == "a"
+
+
+def test_command_scores_the_rest_and_fails_for_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair(tmp_path, "a", blocks((1, 0, 3)), blocks((1, 0, 3)))
+    write(tmp_path / "ref" / "b.nii.gz", blocks())
+    (tmp_path / "pred" / "dataset.json").write_text(json.dumps(ONE_TASK))
+    with pytest.raises(DataError, match=r"not fully scored.*\n.*b\.nii\.gz: prediction missing"):
+        run_command("-ref", str(tmp_path / "ref"), "-pred", str(tmp_path / "pred"), "-np", "1")
+    assert "liver" in capsys.readouterr().out
+    written = json.loads((tmp_path / "pred" / "evaluation.json").read_text())
+    assert [c["case"] for c in written["cases"]] == ["a"]
+    assert len(written["problems"]) == 1
+
+
+def test_csv_has_a_row_for_each_label_of_each_case(tmp_path: Path) -> None:
+    pair(tmp_path, "a", blocks((1, 0, 3)), blocks((1, 1, 4)))
+    evaluation = score(tmp_path)
+    first, second = csv_rows(evaluation)
+    assert first["case"] == "a" and first["label"] == "liver" and first["Dice"] == pytest.approx(2 / 3)
+    assert second["label"] == "tumour" and second["Dice"] == "" and second["n_ref"] == 0
+    (tmp_path / "pred" / "dataset.json").write_text(json.dumps(ONE_TASK))
+    run_command("-ref", str(tmp_path / "ref"), "-pred", str(tmp_path / "pred"), "-np", "1")
+    lines = (tmp_path / "pred" / "evaluation.csv").read_text().splitlines()
+    assert lines[0] == "case,task,label,Dice,Jaccard,HD95,ASD,n_pred,n_ref"
+    assert lines[2] == "a,Liver,tumour,,,,,0,0"
+
+
+def test_command_needs_references(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="-ref FOLDER is needed"):
+        run_command("-pred", str(tmp_path))
 
 
 def test_command_finds_the_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

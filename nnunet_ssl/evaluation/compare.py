@@ -1,0 +1,164 @@
+"""Compare two models on the same cases: paired differences with intervals, and Wilcoxon's test.
+
+A pair is one case scored under both models. Where a metric is undefined under one of them (a distance needs
+two masks that are not empty), the pair is left out and counted: read a distance together with that count.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_ssl.errors import DataError
+from nnunet_ssl.evaluation.bootstrap import (
+    intervals,
+    label_means,
+    overall_mean,
+)
+from nnunet_ssl.evaluation.scores import SMALLER_IS_BETTER, Scores
+
+OVERALL = "mean of labels"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Model B against model A, in one metric on one label, or on the mean of all labels.
+
+    Attributes:
+        metric: name of the metric.
+        label: name of the label, or ``OVERALL``.
+        n: pairs.
+        left_out: cases in which the metric is defined under one of the models only.
+        mean_a: mean of A over the pairs.
+        mean_b: mean of B over the pairs.
+        low: lower bound of the interval of the mean difference; NaN for fewer than two pairs.
+        high: upper bound.
+        p: of Wilcoxon's signed-rank test, two-sided; 1 if no pair differs.
+    """
+
+    metric: str
+    label: str
+    n: int
+    left_out: int
+    mean_a: float
+    mean_b: float
+    low: float
+    high: float
+    p: float
+
+    @property
+    def difference(self) -> float:
+        """B minus A."""
+        return self.mean_b - self.mean_a
+
+    @property
+    def gain(self) -> float:
+        """By how much B is better: the difference, with its sign turned for distances."""
+        return -self.difference if self.metric in SMALLER_IS_BETTER else self.difference
+
+
+def compare(a: Scores, b: Scores) -> list[Comparison]:
+    """Compare two models in every metric: each label, then the mean of labels.
+
+    Cases that only one of them was scored on are left out.
+
+    Raises:
+        DataError: they share no case, were scored in different units, or against different references.
+    """
+    shared = [case for case in a.cases if case in set(b.cases)]
+    if not shared:
+        raise DataError("The two share no case. Compare predictions of the same cases.")
+    if a.unit != b.unit:
+        raise DataError(
+            f"One was scored in {a.unit}, the other in {b.unit}. Evaluate both with the same --unit."
+        )
+    if a.labels != b.labels:
+        raise DataError(
+            f"One was scored on the labels {', '.join(a.labels)}, the other on {', '.join(b.labels)}. "
+            "Evaluate both with the same dataset.json."
+        )
+    a, b = a.select(shared), b.select(shared)
+    _check_references(a, b)
+    return [c for metric in a.values if metric in b.values for c in _compare_metric(a, b, metric)]
+
+
+def wilcoxon(differences: NDArray[np.float64]) -> float:
+    """Two-sided p of Wilcoxon's signed-rank test (SciPy's; pairs without a difference are dropped).
+
+    Returns:
+        1 if no pair differs, NaN if there is no pair.
+    """
+    from scipy import stats
+
+    differences = differences[~np.isnan(differences)]
+    if not len(differences):
+        return math.nan
+    if not differences.any():
+        return 1.0
+    return float(stats.wilcoxon(differences[differences != 0]).pvalue)
+
+
+def smallest_p(n: int) -> float:
+    """The least p that Wilcoxon's test can give with ``n`` pairs: all differences have one sign."""
+    return 2.0 ** (1 - n) if n else 1.0
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """Holm's correction for several tests (Holm 1979); NaN stays NaN and does not count.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    order = sorted((i for i, p in enumerate(p_values) if not math.isnan(p)), key=lambda i: p_values[i])
+    corrected = [math.nan] * len(p_values)
+    largest = 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p_values[i]))
+        corrected[i] = largest
+    return corrected
+
+
+def _check_references(a: Scores, b: Scores) -> None:
+    differ = np.argwhere((a.n_ref != b.n_ref) & ~(np.isnan(a.n_ref) & np.isnan(b.n_ref)))
+    if len(differ):
+        case, label = differ[0]
+        raise DataError(
+            f"The two were scored against different references: case {a.cases[case]} has "
+            f"{a.n_ref[case, label]:.0f} voxels of {a.labels[label]} in one and "
+            f"{b.n_ref[case, label]:.0f} in the other. Evaluate both against the same labels."
+        )
+
+
+def _compare_metric(a: Scores, b: Scores, metric: str) -> list[Comparison]:
+    first, second = a.values[metric], b.values[metric]
+    both = ~(np.isnan(first) | np.isnan(second))
+    one_only = np.isnan(first) != np.isnan(second)
+    difference = np.where(both, second - first, np.nan)
+    of_labels, overall = intervals(difference, a.strata)
+    means = [label_means(np.where(both, x, np.nan)) for x in (first, second)]
+    rows = [
+        Comparison(
+            metric,
+            label,
+            int(both[:, k].sum()),
+            int(one_only[:, k].sum()),
+            float(means[0][k]),
+            float(means[1][k]),
+            *of_labels[k],
+            wilcoxon(difference[:, k]),
+        )
+        for k, label in enumerate(a.labels)
+    ]
+    per_case = _case_means(difference)
+    mean_a, mean_b = (overall_mean(np.where(both, x, np.nan)) for x in (first, second))
+    n, left_out = int((~np.isnan(per_case)).sum()), int(one_only.any(1).sum())
+    rows.append(Comparison(metric, OVERALL, n, left_out, mean_a, mean_b, *overall, wilcoxon(per_case)))
+    return rows
+
+
+def _case_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean of each case over its labels: (cases, labels) to (cases,)."""
+    return label_means(values.T)

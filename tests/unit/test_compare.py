@@ -1,0 +1,187 @@
+"""Paired comparison of two models: differences, Wilcoxon, what is left out, what is refused."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from scipy import stats
+
+from nnunet_ssl.commands import evaluate
+from nnunet_ssl.errors import DataError
+from nnunet_ssl.evaluation.compare import OVERALL, compare, holm, smallest_p, wilcoxon
+from nnunet_ssl.evaluation.scores import Scores, average, concatenate, scores_from_json
+
+NAN = float("nan")
+
+
+def make(
+    dice: Any,
+    cases: tuple[str, ...] | None = None,
+    labels: tuple[str, ...] | None = None,
+    tasks: tuple[str, ...] | None = None,
+    **more: Any,
+) -> Scores:
+    values = np.asarray(dice, float)
+    values = values[:, None] if values.ndim == 1 else values
+    names = cases or tuple(f"c{i}" for i in range(len(values)))
+    labels = labels or tuple(f"l{i}" for i in range(values.shape[1]))
+    return Scores(
+        names,
+        tasks or ("t",) * len(names),
+        labels,
+        ("t",) * len(labels),
+        {"Dice": values, **more},
+        np.full(values.shape, 9.0),
+        np.full(values.shape, 8.0),
+    )
+
+
+def test_difference_interval_and_p() -> None:
+    generator = np.random.default_rng(0)
+    one = generator.uniform(0.6, 0.8, 20)
+    other = one + generator.normal(0.03, 0.02, 20)
+    label, overall = compare(make(one), make(other))
+    assert (label.n, label.left_out, label.label, overall.label) == (20, 0, "l0", OVERALL)
+    assert label.difference == pytest.approx((other - one).mean())
+    assert label.low < label.difference < label.high
+    assert label.p == pytest.approx(stats.wilcoxon(other - one).pvalue)
+    assert (overall.difference, overall.p) == pytest.approx((label.difference, label.p))
+    swapped = compare(make(other), make(one))[0]
+    assert swapped.difference == pytest.approx(-label.difference)
+    assert swapped.p == pytest.approx(label.p)
+
+
+def test_pairing_is_by_case_and_not_by_position() -> None:
+    one = make([0.1, 0.5, 0.9], ("a", "b", "c"))
+    other = make([0.9, 0.5, 0.1], ("c", "b", "a"))
+    assert compare(one, other)[0].p == 1.0
+    assert compare(one, other)[0].difference == 0.0
+
+
+def test_only_what_is_defined_under_both_makes_a_pair() -> None:
+    one = make([[0.5, 0.5], [NAN, 0.7], [0.6, NAN]])
+    other = make([[0.7, 0.6], [0.9, 0.7], [0.6, NAN]])
+    first, second, overall = compare(one, other)
+    assert (first.n, first.left_out, second.n, second.left_out) == (2, 1, 2, 0)
+    assert (first.mean_a, first.mean_b) == pytest.approx((0.55, 0.65))
+    assert overall.difference == pytest.approx((0.1 + 0.05) / 2)  # mean of the labels' means
+    assert (overall.n, overall.left_out) == (3, 1)
+
+
+def test_a_smaller_distance_is_a_gain() -> None:
+    distance = np.array([[4.0], [5.0], [6.0]])
+    rows = compare(make([0.5] * 3, HD95=distance), make([0.5] * 3, HD95=distance - 1))
+    hd95 = next(c for c in rows if c.metric == "HD95")
+    assert (hd95.difference, hd95.gain) == (-1.0, 1.0)
+
+
+def test_wilcoxon_at_its_ends() -> None:
+    assert wilcoxon(np.zeros(5)) == 1.0
+    assert np.isnan(wilcoxon(np.array([NAN])))
+    assert wilcoxon(np.array([0.1, NAN, 0.2, 0.0, 0.3])) == 0.25  # three pairs of one sign
+    for n in (1, 4, 8):
+        assert wilcoxon(np.arange(1.0, n + 1)) == pytest.approx(smallest_p(n))
+
+
+def test_holm_by_hand() -> None:
+    corrected = holm([0.01, NAN, 0.04, 0.03, 0.9])
+    assert corrected[0] == pytest.approx(0.04) and np.isnan(corrected[1])
+    assert corrected[2:] == pytest.approx([0.09, 0.09, 0.9])
+    assert holm([]) == []
+
+
+def test_other_references_units_or_cases_are_refused() -> None:
+    good = make([0.5, 0.6])
+    other = Scores(**{**vars(good), "n_ref": good.n_ref + 1})
+    with pytest.raises(DataError, match="case c0 has 9 voxels of l0 in one and 10 in the other"):
+        compare(good, other)
+    with pytest.raises(DataError, match="scored in mm, the other in voxel"):
+        compare(good, Scores(**{**vars(good), "unit": "voxel"}))
+    with pytest.raises(DataError, match="share no case"):
+        compare(good, make([0.5], ("x",)))
+    with pytest.raises(DataError, match="labels l0, the other on l0, l1"):
+        compare(good, make([[0.5, 0.5]] * 2))
+
+
+def test_runs_are_averaged_case_by_case() -> None:
+    mean = average([make([0.4, NAN, NAN], ("a", "b", "c")), make([0.5, NAN, 0.8], ("b", "c", "a"))])
+    assert mean.cases == ("a", "b", "c")
+    assert mean.values["Dice"][:2, 0] == pytest.approx([0.6, 0.5])
+    assert np.isnan(mean.values["Dice"][2, 0])
+    with pytest.raises(DataError, match="differ in a, b"):
+        average([make([1.0], ("a",)), make([1.0], ("b",))])
+
+
+def test_parts_are_joined_also_where_a_label_is_absent() -> None:
+    joined = concatenate([make([[0.5, 0.6]]), make([[0.9]], ("d",), ("l1",))])
+    assert joined.cases == ("c0", "d") and joined.labels == ("l0", "l1")
+    assert joined.values["Dice"][:, 1] == pytest.approx([0.6, 0.9])
+    assert np.isnan(joined.values["Dice"][1, 0])
+
+
+def test_a_file_that_is_no_evaluation_is_named() -> None:
+    with pytest.raises(DataError, match=r"some\.json was not written by"):
+        scores_from_json({"mean": {}}, "some.json")
+
+
+# The command
+
+
+def write(file: Path, stop: int) -> None:
+    array = np.zeros((4, 6, 8), np.uint8)
+    array[..., :stop] = 1
+    file.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(file))
+
+
+def run_command(*argv: object) -> None:
+    parser = argparse.ArgumentParser()
+    evaluate.add_arguments(parser)
+    evaluate.run(parser.parse_args([str(a) for a in argv]))
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    described = {"labels": {"background": 0, "liver": 1}, "file_ending": ".nii.gz", "name": "Liver"}
+    for i, case in enumerate("abcdefg"):
+        write(tmp_path / "ref" / f"{case}.nii.gz", 4)
+        write(tmp_path / "one" / f"{case}.nii.gz", 2 + i % 2)
+        write(tmp_path / "two" / f"{case}.nii.gz", 4)
+    for name in ("one", "two"):
+        (tmp_path / name / "dataset.json").write_text(json.dumps(described))
+    return tmp_path
+
+
+def test_command_scores_both_and_compares(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = folders / "comparison.json"
+    one, two = folders / "one", folders / "two"
+    run_command("-ref", folders / "ref", "--compare", one, two, "-np", 1, "-o", output)
+    shown = capsys.readouterr().out
+    rows = json.loads(output.read_text())["rows"]
+    dice = next(r for r in rows if r["metric"] == "Dice" and r["label"] == "liver")
+    # four cases have half of the liver (Dice 2/3), three have three quarters (Dice 6/7)
+    assert dice["difference"] == pytest.approx(1 - (4 * 2 / 3 + 3 * 6 / 7) / 7)
+    assert dice["p"] == pytest.approx(2**-6)
+    assert "Mean Dice: B is better than A (+0.25" in shown and "p = 0.0156, 7 cases" in shown
+    assert (folders / "comparison.csv").read_text().startswith("metric,label,pairs,left_out,A,B,difference")
+    # evaluated before: no references needed, folders or files
+    run_command("--compare", one, two / "evaluation.json")
+    assert "B is better" in capsys.readouterr().out
+    run_command("--compare", one, one)
+    assert "no difference shown" in capsys.readouterr().out
+
+
+def test_command_says_what_is_missing(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(DataError, match=r"one/evaluation\.json does not exist\. Add -ref LABELS"):
+        run_command("--compare", folders / "one", folders / "two")
+    (folders / "two" / "g.nii.gz").unlink()
+    run_command("-ref", folders / "ref", "--compare", folders / "one", folders / "two", "-np", 1)
+    said = capsys.readouterr()
+    assert "g.nii.gz: prediction missing" in said.err and "left out: g" in said.err
+    assert "6 cases" in said.out

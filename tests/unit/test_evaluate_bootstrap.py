@@ -1,0 +1,85 @@
+"""Bootstrap intervals: against SciPy, closed forms, and where scores are not defined."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from nnunet_ssl.evaluation.bootstrap import (
+    interval,
+    intervals,
+    label_means,
+    overall_mean,
+    resampled_means,
+)
+
+NAN = float("nan")
+
+
+def test_means_leave_out_what_is_not_defined() -> None:
+    values = np.array([[1.0, NAN], [0.0, 0.5], [NAN, NAN]])
+    assert label_means(values) == pytest.approx([0.5, 0.5])
+    assert overall_mean(np.array([[1.0, NAN, NAN], [0.5, 0.25, NAN]])) == pytest.approx((0.75 + 0.25) / 2)
+    assert np.isnan(overall_mean(np.full((3, 2), NAN)))
+
+
+def test_agrees_with_scipy() -> None:
+    values = np.random.default_rng(1).beta(8, 2, 25)
+    (ours,), overall = intervals(values[:, None])
+    scipys = stats.bootstrap(
+        (values,), np.mean, method="percentile", n_resamples=10_000, rng=np.random.default_rng(2)
+    ).confidence_interval
+    assert ours == pytest.approx(tuple(scipys), abs=0.003)
+    assert overall == ours  # of one label
+
+
+def test_standard_error_of_the_resamples_is_that_of_the_mean() -> None:
+    values = np.random.default_rng(0).normal(size=(40, 1))
+    samples = resampled_means(values)
+    assert samples.mean() == pytest.approx(values.mean(), abs=0.01)
+    assert samples.std() == pytest.approx(values.std() / np.sqrt(40), rel=0.03)
+
+
+def test_same_scores_same_interval_and_chunks_hold_all_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).normal(size=(12, 3))
+    assert intervals(values) == intervals(values.copy())
+    monkeypatch.setattr("nnunet_ssl.evaluation.bootstrap._CHUNK", 100)
+    samples = resampled_means(values, resamples=1003)
+    assert samples.shape == (1003, 3)
+    assert samples.mean(0) == pytest.approx(values.mean(0), abs=0.05)
+
+
+def test_labels_of_a_case_are_drawn_together() -> None:
+    # the second label is the mirror image of the first, so the mean of both never varies
+    first = np.random.default_rng(0).normal(size=30)
+    of_labels, overall = intervals(np.stack((first, -first), 1))
+    assert of_labels[0][1] - of_labels[0][0] > 0.3
+    assert overall == pytest.approx((0.0, 0.0), abs=1e-12)
+
+
+def test_cases_are_drawn_within_their_task() -> None:
+    # all cases of a task score alike: within a task nothing varies
+    values = np.array([[0.2, NAN], [0.2, NAN], [NAN, 0.9], [NAN, 0.9], [NAN, 0.9]])
+    _, stratified = intervals(values, np.array([0, 0, 1, 1, 1]))
+    assert stratified == pytest.approx((0.55, 0.55))
+
+
+def test_too_few_cases_have_no_interval() -> None:
+    of_labels, overall = intervals(np.array([[0.5, 0.5], [NAN, 0.7], [NAN, 0.9]]))
+    assert np.isnan(of_labels[0]).all()
+    assert of_labels[1][0] < 0.7 < of_labels[1][1]
+    assert not np.isnan(overall).any()
+    assert np.isnan(intervals(np.array([[0.5]]))[1]).all()
+    assert np.isnan(interval(np.array([NAN, 1.0]))).all()
+
+
+def test_coverage() -> None:
+    # 95 % intervals of 30 normal cases hold the true mean 93 times of 100: they are a bit narrow
+    generator = np.random.default_rng(3)
+    inside = 0
+    for _ in range(300):
+        samples = resampled_means(generator.normal(size=(30, 1)), resamples=600, seed=1)
+        low, high = interval(samples[:, 0])
+        inside += low <= 0 <= high
+    assert 0.89 < inside / 300 < 0.98
