@@ -1,0 +1,1 @@
+"""``nnUNetv2_ssl doctor``: read a dataset once, judge it before anything is trained on it."""
