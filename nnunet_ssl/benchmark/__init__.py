@@ -1,0 +1,1 @@
+"""The label-efficiency benchmark: trainers, numbers of labels and seeds on one dataset."""

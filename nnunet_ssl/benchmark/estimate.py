@@ -1,0 +1,118 @@
+"""How long the missing runs will take, from what was measured before; no measurement, no number."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, median
+
+from nnunet_ssl.benchmark.plan import PSEUDO_LABELS, Run
+from nnunet_ssl.benchmark.workplace import DONE, Workplace
+from nnunet_ssl.config import TrainingConfig
+from nnunet_ssl.conversion.dataset_json import read_json
+from nnunet_ssl.tables import format_table
+from nnunet_ssl.tasks import BLOCK
+
+Budget = tuple[int, int]  # epochs, updates in each
+
+_STOCK_UPDATES = 250  # in an epoch of a trainer that does not read our options
+
+
+def budget(plans: dict) -> Budget:
+    """Epochs and updates per epoch that plans ask for."""
+    options = plans.get(BLOCK, {}).get("options", {})
+    default = TrainingConfig()
+    return (
+        int(options.get("num_epochs", default.num_epochs)),
+        int(options.get("num_iterations_per_epoch", default.num_iterations_per_epoch)),
+    )
+
+
+def seconds_of_done(place: Workplace, runs: Sequence[Run]) -> dict[str, float]:
+    """Mean duration of the runs that are done, by method."""
+    took: dict[str, list[float]] = {}
+    for run in runs:
+        if place.is_done(run):
+            seconds = read_json(place.run(run) / DONE)["seconds"]
+            took.setdefault(run.method, []).append(sum(seconds.values()))
+    return {method: fmean(values) for method, values in took.items()}
+
+
+def seconds_per_update(dataset: str, plans: str, configuration: str, updates: int) -> dict[str, float]:
+    """From logs of the user's own trainings with the same plans: trainer to seconds of one update."""
+    results = os.environ.get("nnUNet_results")
+    folder = Path(results) / dataset if results else None
+    if folder is None or not folder.is_dir():
+        return {}
+    found = {}
+    for model in folder.glob(f"*__{plans}__{configuration}"):
+        times = [
+            float(seconds)
+            for log in model.glob("fold_*/training_log_*.txt")
+            for seconds in re.findall(r"Epoch time: ([\d.]+) s", log.read_text(errors="replace"))
+        ]
+        if times:
+            ours = any(model.glob("fold_*/ssl_config.json"))
+            found[model.name.split("__")[0]] = median(times) / (updates if ours else _STOCK_UPDATES)
+    return found
+
+
+def estimate(
+    todo: Sequence[Run], done: dict[str, float], per_update: dict[str, float], plans_budget: Budget
+) -> tuple[float | None, str]:
+    """Seconds that the missing runs will take together, and what that is based on.
+
+    Args:
+        todo: the missing runs.
+        done: see ``seconds_of_done``.
+        per_update: see ``seconds_per_update``.
+        plans_budget: see ``budget``.
+
+    Returns:
+        ``None`` where nothing was measured.
+    """
+    updates = plans_budget[0] * plans_budget[1]
+    if done:
+        total = sum(done.get(run.method, fmean(done.values())) for run in todo)
+        return total, "from the runs of this benchmark that are done"
+    if per_update:
+        mean = fmean(per_update.values())
+        total = sum(updates * per_update.get(run.method, mean) for run in todo)
+        return total, "from the epochs of your trainings with these plans, without prediction"
+    return None, "nothing was measured yet: ask again when the first run is done"
+
+
+def overview(
+    runs: Sequence[Run], place: Workplace, sizes: Sequence[tuple[int, int]], plans_budget: Budget
+) -> str:
+    """The table of a dry run.
+
+    Args:
+        runs: all runs.
+        place: where they are or would be.
+        sizes: labelled and unlabelled cases of each fold.
+        plans_budget: see ``budget``.
+    """
+    epochs, per_epoch = plans_budget
+    rows = []
+    for run in runs:
+        updates = epochs * per_epoch * (2 if run.method == PSEUDO_LABELS else 1)
+        state = "done" if place.is_done(run) else "to do"
+        part = [run.part] if any(r.part for r in runs) else []
+        rows.append([run.method, run.labeled, *sizes[run.fold], run.seed, *part, updates, state])
+    header = ["method", "labels", "labelled", "unlabelled", "seed"]
+    header += ["part"] if any(run.part for run in runs) else []
+    return format_table(rows, [*header, "updates", "state"])
+
+
+def clock(seconds: float) -> str:
+    """Hours and minutes, or minutes and seconds.
+
+    >>> clock(7500), clock(75)
+    ('2 h 05 min', '1 min 15 s')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    return f"{hours} h {minutes_left:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -1,0 +1,133 @@
+"""Do the runs of a benchmark: each once, each from where it stopped, one failure does not end the others."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from nnunet_ssl.benchmark.plan import BASELINE, PSEUDO_LABELS, Run
+from nnunet_ssl.benchmark.steps import Steps
+from nnunet_ssl.benchmark.workplace import DONE, FAILED
+from nnunet_ssl.conversion.dataset_json import write_json_atomically
+from nnunet_ssl.demo.run import run_steps
+from nnunet_ssl.errors import DataError, NNUNetSSLError
+
+_PACKAGES = ("nnunet-ssl", "nnunetv2", "torch", "numpy", "scipy")
+
+
+class RunsFailedError(NNUNetSSLError):
+    """Some runs of a benchmark failed; the message names them and their logs."""
+
+
+def do_runs(steps: Steps, runs: Sequence[Run]) -> None:
+    """Do every run that is not done; a failed one is reported at the end.
+
+    Raises:
+        RunsFailedError: at least one run failed. The others are done.
+    """
+    failures = []
+    for number, run in enumerate(runs, 1):
+        print(f"\n=== Run {number} of {len(runs)}: {run.name}", flush=True)
+        try:
+            do_run(steps, run)
+        except NNUNetSSLError as error:
+            print(f"FAILED: {error}", flush=True)
+            failures.append(f"{run.name}: {str(error).splitlines()[0]} (logs in {steps.place.run(run)}/logs)")
+    if failures:
+        listed = "\n  ".join(failures)
+        raise RunsFailedError(
+            f"{len(failures)} of {len(runs)} run(s) failed:\n  {listed}\n"
+            "The others are done. Correct the cause and give the same command again: it goes on from there."
+        )
+
+
+def do_run(steps: Steps, run: Run) -> None:
+    """Do one run, unless it is done; the marker is written last.
+
+    Raises:
+        DataError: it builds on a run that is not done, or another process is at it.
+        StepFailedError: a command failed; ``failed.json`` then says which.
+    """
+    place = steps.place
+    if place.is_done(run):
+        print("    done before", flush=True)
+        return
+    baseline = steps.plan.baseline_of(run)
+    if run.method == PSEUDO_LABELS and not place.is_done(baseline):
+        raise DataError(f"it starts from {baseline.name}, which is not done. Do that run first.")
+    folder = place.run(run)
+    with _locked(folder):
+        try:
+            todo = steps.of(run)
+            seconds = run_steps(todo, folder, place.environment)
+        except NNUNetSSLError as error:
+            write_json_atomically(folder / FAILED, {"run": run.name, "error": _reworded(error)})
+            raise type(error)(_reworded(error)) from error
+        (folder / FAILED).unlink(missing_ok=True)
+        done = {
+            "run": run.name,
+            "commands": [step.text for step in todo],
+            "seconds": {
+                f"{n} {s.title}": took for n, (s, took) in enumerate(zip(todo, seconds, strict=True), 1)
+            },
+            "versions": versions(),
+            "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+        }
+        write_json_atomically(folder / DONE, done)
+
+
+def order_for_jobs(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs that may be done independently of each other: what builds on a baseline follows it in one job."""
+    jobs: list[list[Run]] = []
+    for run in runs:
+        before = [job for job in jobs if job[0].method == BASELINE and job[0].fold == run.fold]
+        if run.method == PSEUDO_LABELS and before:
+            before[0].append(run)
+        else:
+            jobs.append([run])
+    return jobs
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that numbers depend on."""
+    found = {"python": platform.python_version(), "system": platform.platform()}
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def _reworded(error: Exception) -> str:
+    """The message without the advice that is meant for the demo."""
+    return str(error).replace("Run the demo again to continue from this step.", "").strip()
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes away from a run; the system drops the lock of a process that dies."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a") as file:
+        try:
+            _lock(file)
+        except OSError as error:
+            raise DataError(
+                f"another process is at it ({folder / 'lock'} is locked). Wait for it, or end it."
+            ) from error
+        yield
+
+
+def _lock(file: Any) -> None:
+    if os.name == "nt":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,218 @@
+"""The folder of a benchmark: nnU-Net's three folders in it, with links to the user's data.
+
+The dataset keeps its name and number there, but has plans, splits and results of its own, so that the user's
+``splits_final.json`` and results are left alone::
+
+    benchmark.json                      what is compared; see ``plan``
+    nnUNet_raw/DATASET                  dataset.json, links to imagesUn and the test scans
+    nnUNet_preprocessed/DATASET         plans (one for each seed), splits_final.json, links to the cases
+    nnUNet_results/DATASET              as nnU-Net writes them
+    test/part_0/{images,labels}         links to the test cases
+    runs/METHOD/labeled_8/seed_0        logs, predictions, evaluation.json; done.json comes last
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunet_ssl.benchmark.plan import Plan, Run, Settings
+from nnunet_ssl.benchmark.source import Source
+from nnunet_ssl.conversion.dataset_json import read_dataset_json, read_json, write_json_atomically
+from nnunet_ssl.conversion.merge_files import place_file
+from nnunet_ssl.conversion.plans import configure_plans, read_plans
+from nnunet_ssl.conversion.split import SPLITS_FILE, UNLABELED
+from nnunet_ssl.data.layout import IMAGES_UNLABELED, check_disjoint
+from nnunet_ssl.errors import ConfigError, DataError
+
+PLAN_FILE = "benchmark.json"
+DONE, FAILED = "done.json", "failed.json"
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Paths in the folder of a benchmark."""
+
+    folder: Path
+    settings: Settings
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """nnU-Net's folders for every command of the benchmark."""
+        return {
+            root: str(self.folder / root) for root in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+        }
+
+    @property
+    def raw(self) -> Path:
+        """The dataset's raw folder."""
+        return self.folder / "nnUNet_raw" / self.settings.dataset
+
+    @property
+    def preprocessed(self) -> Path:
+        """The dataset's preprocessed folder."""
+        return self.folder / "nnUNet_preprocessed" / self.settings.dataset
+
+    def plans_of(self, seed: int) -> str:
+        """Name of the plans that carry a seed."""
+        return f"{self.settings.plans}_seed{seed}"
+
+    def test_images(self, part: int, task: str | None = None) -> Path:
+        """Links to the test scans, of one task where there are several."""
+        folder = self.folder / "test" / f"part_{part}" / "images"
+        return folder / task if task else folder
+
+    def test_labels(self, part: int) -> Path:
+        """Links to the reference labels of the test scans."""
+        return self.folder / "test" / f"part_{part}" / "labels"
+
+    def run(self, run: Run) -> Path:
+        """Folder of one run."""
+        return self.folder / "runs" / run.name
+
+    def model(self, run: Run, trainer: str, plans: str) -> Path:
+        """nnU-Net's folder of the training."""
+        name = f"{trainer}__{plans}__{self.settings.configuration}"
+        return self.folder / "nnUNet_results" / self.settings.dataset / name / f"fold_{run.fold}"
+
+    def is_done(self, run: Run) -> bool:
+        """Whether the run is complete."""
+        return (self.run(run) / DONE).is_file()
+
+
+def read_benchmark(folder: Path) -> tuple[Workplace, Plan]:
+    """The benchmark in a folder.
+
+    Raises:
+        DataError: there is none.
+    """
+    file = folder / PLAN_FILE
+    if not file.is_file():
+        raise DataError(f"{folder} holds no benchmark: expected {file}, written by 'nnUNetv2_ssl benchmark'.")
+    plan = Plan.from_json(read_json(file))
+    return Workplace(folder.resolve(), plan.settings), plan
+
+
+def prepare(place: Workplace, plan: Plan, source: Source, known: Sequence[type]) -> None:
+    """Make or complete the folder; what is there already stays.
+
+    Args:
+        place: where.
+        plan: what is compared.
+        source: the user's dataset.
+        known: classes of options, to check the plans with.
+
+    Raises:
+        ConfigError: the plans have changed since the folder was made.
+        DataError: cases are not preprocessed, or a scan of imagesUn is a test case.
+    """
+    for test in plan.tests:
+        check_disjoint(source.bare, IMAGES_UNLABELED, test=test)
+    plans = read_plans(source.preprocessed, place.settings.plans)
+    place.raw.mkdir(parents=True, exist_ok=True)
+    _link_preprocessed(place, plan, source, plans)
+    _write_plans(place, plan, plans, known)
+    _link_tests(place, plan, source)
+    write_json_atomically(place.raw / "dataset.json", _plain(source.dataset_json))
+    if source.bare:
+        link_files({files[0].parent: place.raw / IMAGES_UNLABELED for files in source.bare.values()})
+    folds = [{"train": f.train, "val": f.val, UNLABELED: f.unlabeled} for f in plan.folds]
+    write_json_atomically(place.preprocessed / SPLITS_FILE, folds)
+    write_json_atomically(place.folder / PLAN_FILE, plan.to_json())
+
+
+def data_identifier(plans: Mapping[str, Any], configuration: str) -> str:
+    """Name of the folder of preprocessed cases.
+
+    Raises:
+        ConfigError: there is no such configuration.
+    """
+    configurations = plans["configurations"]
+    if configuration not in configurations:
+        raise ConfigError(
+            f"The plans have no configuration '{configuration}'. They have: {', '.join(configurations)}."
+        )
+    entry = configurations[configuration]
+    while "data_identifier" not in entry:
+        entry = configurations[entry["inherits_from"]]
+    return str(entry["data_identifier"])
+
+
+def link_files(links: Mapping[Path, Path]) -> None:
+    """Put a link to each key at its value, unless something is there."""
+    for source, target in links.items():
+        if not os.path.lexists(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                os.symlink(source.resolve(), target, target_is_directory=True)
+            else:
+                place_file(source, target, copy=False)
+
+
+def link_images(files: Sequence[Path], folder: Path, case: str, ending: str) -> None:
+    """Put links to the channels of a case into a folder, under nnU-Net's names."""
+    link_files({file: folder / f"{case}_{channel:04d}{ending}" for channel, file in enumerate(files)})
+
+
+def _plain(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
+    """Without lists of files, which are relative to another folder."""
+    return {key: value for key, value in dataset_json.items() if key != "dataset"}
+
+
+def _link_preprocessed(place: Workplace, plan: Plan, source: Source, plans: Mapping[str, Any]) -> None:
+    """Links to all preprocessed cases but fixed test cases: what is not there cannot leak."""
+    identifier = data_identifier(plans, place.settings.configuration)
+    left_out = set(plan.tests[0]) if len(plan.tests) == 1 else set()
+    links, found = {}, set()
+    cases = {case for case in source.training if case not in left_out}
+    data = source.preprocessed / identifier
+    for file in sorted(data.iterdir()) if data.is_dir() else []:
+        case = file.stem if file.stem in cases else file.stem.removesuffix("_seg")
+        if case in cases:
+            links[file] = place.preprocessed / identifier / file.name
+            found.add(case)
+    if cases - found:
+        missing = ", ".join(sorted(cases - found)[:5])
+        raise DataError(
+            f"{len(cases - found)} case(s) are not in {data} ({missing}). "
+            f"Run nnUNetv2_preprocess -d {source.name[7:10]} -plans_name {place.settings.plans} "
+            f"-c {place.settings.configuration} first."
+        )
+    for case in cases:
+        label = source.training[case][1]
+        links[label] = place.preprocessed / "gt_segmentations" / f"{case}{source.ending}"
+    link_files(links)
+    write_json_atomically(place.preprocessed / "dataset.json", _plain(read_dataset_json(source.preprocessed)))
+    fingerprint = source.preprocessed / "dataset_fingerprint.json"
+    if fingerprint.is_file():
+        write_json_atomically(place.preprocessed / fingerprint.name, read_json(fingerprint))
+
+
+def _write_plans(place: Workplace, plan: Plan, plans: Mapping[str, Any], known: Sequence[type]) -> None:
+    """A copy of the plans, and one for each seed."""
+    copy = place.preprocessed / f"{place.settings.plans}.json"
+    if copy.is_file() and read_json(copy) != plans:
+        raise ConfigError(
+            f"{place.settings.plans} changed since this benchmark was begun, so new runs would not be "
+            f"comparable. Name another folder with -o, or restore the plans ({copy} is as they were)."
+        )
+    write_json_atomically(copy, plans)
+    for seed in sorted({fold.seed for fold in plan.folds}):
+        name = place.plans_of(seed)
+        seeded, _ = configure_plans(plans, name, {"seed": str(seed)}, known=known)
+        write_json_atomically(place.preprocessed / f"{name}.json", seeded)
+
+
+def _link_tests(place: Workplace, plan: Plan, source: Source) -> None:
+    table = source.tasks
+    for part, cases in enumerate(plan.tests):
+        for case in cases:
+            images, label = (source.test if place.settings.test == "imagesTs" else source.training)[case]
+            task = table.tasks[table.task_of(case)].name if len(table) > 1 else None
+            link_images(images, place.test_images(part, task), case, source.ending)
+            link_files({label: place.test_labels(part) / f"{case}{source.ending}"})
+            if len(plan.tests) == 1:  # trainers refuse to learn from what is in imagesTs
+                link_images(images, place.raw / "imagesTs", case, source.ending)

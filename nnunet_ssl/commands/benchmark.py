@@ -1,0 +1,242 @@
+"""Compare trainers on a dataset of yours: how much do unlabelled scans help, with how many labels?
+
+Every trainer is trained with each number of labelled cases and each seed; the supervised baseline and its
+upper bound, all labels, are always among them. All use the same plans, so the same number of updates, and the
+final checkpoint is judged on test cases that no training sees: neither labelled, nor unlabelled, nor in the
+online validation. Your splits_final.json and results are left alone: the benchmark has a folder of its own.
+
+Each run is stock nnU-Net commands. A run that is done is skipped, one that was interrupted goes on, one that
+fails does not keep the others. The same command with more trainers, labels or seeds adds to a benchmark.
+Make plans with a budget that you can afford first ('nnUNetv2_ssl configure'), and look with --dry-run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnunet_ssl.errors import ConfigError, NNUNetSSLError
+
+if TYPE_CHECKING:
+    from nnunet_ssl.benchmark.plan import Plan, Settings, Wish
+    from nnunet_ssl.benchmark.source import Source
+    from nnunet_ssl.benchmark.steps import Machine
+    from nnunet_ssl.benchmark.workplace import Workplace
+
+HELP = "train and compare: trainers x numbers of labels x seeds on one dataset"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``nnUNetv2_ssl benchmark``."""
+    parser.add_argument("-d", required=True, metavar="ID", help="dataset number or name")
+    parser.add_argument("-c", required=True, metavar="CONFIG", help="configuration")
+    parser.add_argument(
+        "-p", default="nnUNetPlans", metavar="PLANS", help="plans, with the budget (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--trainers", nargs="+", default=[], metavar="TRAINER", help="to compare with the supervised baseline"
+    )
+    parser.add_argument(
+        "--pseudo-labels",
+        action="store_true",
+        help="also the baseline that trains, predicts the unlabelled cases and trains again on labels and "
+        "predictions, twice the updates in all",
+    )
+    parser.add_argument(
+        "--labeled",
+        nargs="+",
+        default=[],
+        metavar="N|FRACTION",
+        help="labelled cases of each task, or shares of the training cases; smaller sets lie within larger",
+    )
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[0], metavar="SEED", help="of labelled cases and training (0)"
+    )
+    tests = parser.add_mutually_exclusive_group()
+    tests.add_argument(
+        "--test",
+        metavar="WHICH",
+        help="test cases: imagesTs (with labelsTs), a number or share of the labelled cases, or identifiers "
+        "with commas (default: imagesTs if it has labels, else 0.2)",
+    )
+    tests.add_argument(
+        "--folds",
+        type=int,
+        default=0,
+        metavar="K",
+        help="for few cases: K disjoint test sets that cover all cases, so K times the runs",
+    )
+    parser.add_argument(
+        "--val",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="share of the training cases for the online validation, which decides nothing (0.1)",
+    )
+    parser.add_argument("--group-regex", metavar="RE", help="keeps a patient's cases together; see split")
+    parser.add_argument("-o", type=Path, metavar="FOLDER", help="default: nnUNet_results/benchmarks/...")
+    parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="default: cuda if there is one")
+    parser.add_argument("-num_gpus", type=int, default=1, metavar="N", help="for one training (1)")
+    parser.add_argument("-np", type=int, default=3, metavar="N", help="worker processes of each command (3)")
+    parser.add_argument("--disable_tta", action="store_true", help="predict without mirroring: faster")
+    parser.add_argument("--dry-run", action="store_true", help="list the runs with an estimate, and stop")
+    parser.add_argument(
+        "--slurm",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="submit to SLURM instead of running here, for instance partition=gpu gpus_per_node=1 "
+        "cpus_per_task=8 mem_gb=64 timeout_min=2880; cluster=local tries it out on this machine",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prepare the folder and do, submit or list the runs.
+
+    Raises:
+        ConfigError: an argument makes no sense.
+        DataError: the dataset lacks something.
+        RunsFailedError: a run failed.
+    """
+    from nnunet_ssl.benchmark import cluster
+    from nnunet_ssl.benchmark.execute import do_runs
+    from nnunet_ssl.benchmark.source import load_source
+    from nnunet_ssl.benchmark.steps import Steps
+    from nnunet_ssl.benchmark.workplace import Workplace, prepare
+    from nnunet_ssl.commands.configure import known_configs
+    from nnunet_ssl.demo.run import run_steps
+
+    source = load_source(args.d)
+    settings, wish = _asked(args, source)
+    folder = (args.o or _default_folder(settings)).resolve()
+    place = Workplace(folder, settings)
+    plan, notes = _planned(place, settings, wish, source)
+    check_trainers(plan.wish.trainers, source.preprocessed, settings.plans)
+    for note in notes:
+        print(note)
+    if args.dry_run:
+        print(_dry_run(place, plan, source))
+        return
+    jobs = None if args.slurm is None else cluster.parse_parameters(args.slurm)
+    prepare(place, plan, source, known_configs())
+    steps = Steps(place, plan, source, _machine(args))
+    run_steps(steps.before_all(), folder / "runs" / "before_all", place.environment)
+    todo = [r for r in plan.runs() if not place.is_done(r)]
+    print(f"{len(plan.runs()) - len(todo)} of {len(plan.runs())} runs are done; folder {folder}")
+    if jobs is None:
+        do_runs(steps, todo)
+        print(f"\nAll done. The answer: nnUNetv2_ssl report -i {folder} -o {folder / 'report'}")
+        return
+    submitted = cluster.submit(steps, todo, folder / "cluster", *jobs)
+    for name, runs, _ in submitted:
+        print(f"job {name}: {', '.join(r.name for r in runs)}")
+    if jobs[0] != "slurm":  # nothing outlives this process
+        cluster.wait_for(submitted)
+    print(f"When they are done: nnUNetv2_ssl report -i {folder} -o {folder / 'report'}")
+
+
+def check_trainers(names: tuple[str, ...], preprocessed: Path, plans: str) -> None:
+    """Raise ``ConfigError`` unless every trainer exists and trains as long as the plans say."""
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    from nnunet_ssl.benchmark.estimate import budget
+    from nnunet_ssl.config import TrainingConfig
+    from nnunet_ssl.conversion.plans import read_plans
+    from nnunet_ssl.training.adapter import SSLTrainer
+
+    default = TrainingConfig()
+    stock = (default.num_epochs, default.num_iterations_per_epoch)
+    for name in names:
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # it tells where it looks
+                trainer = recursive_find_trainer_class_by_name(name)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"--trainers: nnU-Net finds no trainer {name}. Correct the name; "
+                "'nnUNetv2_ssl env' lists ours."
+            ) from error
+        found = budget(read_plans(preprocessed, plans))
+        if not issubclass(trainer, SSLTrainer) and found != stock:
+            raise ConfigError(
+                f"--trainers: {name} does not read the plans' budget ({found[0]} epochs of {found[1]} "
+                "updates), so it would not be trained as long as the others. Use a trainer of nnunet_ssl."
+            )
+
+
+def _asked(args: argparse.Namespace, source: Source) -> tuple[Settings, Wish]:
+    from nnunet_ssl.benchmark.plan import Settings, Wish
+
+    if args.folds < 0 or args.folds == 1:
+        raise ConfigError(f"--folds: expected at least 2 test sets, got {args.folds}.")
+    test = args.test or ("imagesTs" if source.test and not args.folds else "0.2")
+    settings = Settings(
+        source.name, args.c, args.p, "" if args.folds else test, args.folds, args.val, args.group_regex
+    )
+    return settings, Wish(tuple(args.trainers), tuple(args.labeled), tuple(args.seeds), args.pseudo_labels)
+
+
+def _planned(place: Workplace, settings: Settings, wish: Wish, source: Source) -> tuple[Plan, list[str]]:
+    """The plan, grown from the one that is in the folder if there is one."""
+    from nnunet_ssl.benchmark.draw import choose_tests, grow_plan, make_plan
+    from nnunet_ssl.benchmark.workplace import PLAN_FILE, data_identifier, read_benchmark
+    from nnunet_ssl.conversion.plans import read_plans
+    from nnunet_ssl.conversion.split import Cases
+
+    data_identifier(read_plans(source.preprocessed, settings.plans), settings.configuration)
+    table = source.tasks
+    cases = Cases({c: table.task_of(c) for c in sorted(source.training)}, [t.name for t in table.tasks])
+    old = read_benchmark(place.folder)[1] if (place.folder / PLAN_FILE).is_file() else None
+    _check_folder(place.folder, old is not None)
+    wish = wish if old is None else old.wish.joined(wish)
+    if not wish.labeled:
+        raise ConfigError("--labeled: name at least one number of labelled cases, such as --labeled 4 8 0.1.")
+    tests = choose_tests(cases, settings.test, settings.folds, settings.group_regex, source.test)
+    plan, notes = make_plan(settings, wish, cases, tests, len(source.bare))
+    return (plan if old is None else grow_plan(old, plan)), notes
+
+
+def _check_folder(folder: Path, is_benchmark: bool) -> None:
+    if not is_benchmark and folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(f"-o: {folder} holds other files. Name a new or empty folder, or a benchmark's.")
+
+
+def _dry_run(place: Workplace, plan: Plan, source: Source) -> str:
+    from nnunet_ssl.benchmark import estimate
+    from nnunet_ssl.conversion.plans import read_plans
+
+    runs, settings = plan.runs(), place.settings
+    todo = [r for r in runs if not place.is_done(r)]
+    budget = estimate.budget(read_plans(source.preprocessed, settings.plans))
+    sizes = [(len(fold.train), len(fold.unlabeled) + plan.bare) for fold in plan.folds]
+    per_update = estimate.seconds_per_update(source.name, settings.plans, settings.configuration, budget[1])
+    seconds, basis = estimate.estimate(todo, estimate.seconds_of_done(place, runs), per_update, budget)
+    tests = " + ".join(str(len(part)) for part in plan.tests)
+    time = "unknown" if seconds is None else f"about {estimate.clock(seconds)}"
+    return (
+        f"{estimate.overview(runs, place, sizes, budget)}\n"
+        f"{len(runs)} runs, {len(runs) - len(todo)} done; {tests} test cases; folder {place.folder}\n"
+        f"Time for the rest, one after another: {time} ({basis})."
+    )
+
+
+def _default_folder(settings: Settings) -> Path:
+    results = os.environ.get("nnUNet_results")
+    if not results:
+        raise ConfigError("Name a folder with -o, or set nnUNet_results.")
+    return Path(results) / "benchmarks" / f"{settings.dataset}__{settings.plans}__{settings.configuration}"
+
+
+def _machine(args: argparse.Namespace) -> Machine:
+    import torch
+
+    from nnunet_ssl.benchmark.steps import Machine
+
+    if args.np < 1 or args.num_gpus < 1:
+        raise ConfigError("-np and -num_gpus: expected at least 1.")
+    device = args.device or ("cuda" if torch.cuda.is_available() or args.slurm else "cpu")
+    if args.num_gpus > 1 and device != "cuda":
+        raise NNUNetSSLError(f"-num_gpus {args.num_gpus} needs -device cuda, not {device}.")
+    return Machine(device, args.num_gpus, not args.disable_tta, args.np)

@@ -1,0 +1,1 @@
+"""A benchmark as a page: the answer first, then what it rests on."""

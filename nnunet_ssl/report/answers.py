@@ -1,0 +1,168 @@
+"""The answer, in numbers and in a sentence: does a method beat the supervised baseline on the same labels?
+
+A method is compared with the baseline case by case, each case's Dice averaged over the seeds. The interval
+and the test say how sure one can be with these test cases and these trainings; they do not cover other
+choices of labelled cases, which is why the difference of each seed is shown, too. The p-values of one page
+are corrected for their number (Holm). A gain, or a loss, is claimed only if the interval leaves out 0 and the
+corrected p is below 0.05.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from nnunet_ssl.benchmark.plan import ALL, BASELINE
+from nnunet_ssl.evaluation.bootstrap import overall_mean
+from nnunet_ssl.evaluation.compare import OVERALL, Comparison, compare, holm, smallest_p
+from nnunet_ssl.report.results import Results, short_name
+
+SIGNIFICANT = 0.05
+
+Verdict = Literal["gain", "no gain", "loss", "too few cases"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One method against the supervised baseline with the same labels.
+
+    Attributes:
+        method: name of the trainer.
+        labeled: number of labels as typed.
+        seeds: that both have a result for.
+        dice: the comparison of the mean Dice, baseline as A.
+        by_seed: difference of the mean Dice for each seed.
+        all_labels: mean Dice of the baseline with all labels; NaN where it is not known.
+        p: corrected for the number of comparisons on the page.
+    """
+
+    method: str
+    labeled: str
+    seeds: tuple[int, ...]
+    dice: Comparison
+    by_seed: tuple[float, ...]
+    all_labels: float
+    p: float
+
+    @property
+    def verdict(self) -> Verdict:
+        """What may be said."""
+        if math.isnan(self.p) or smallest_p(self.dice.n) >= SIGNIFICANT:
+            return "too few cases"
+        if self.p < SIGNIFICANT and self.dice.low > 0:
+            return "gain"
+        if self.p < SIGNIFICANT and self.dice.high < 0:
+            return "loss"
+        return "no gain"
+
+    @property
+    def share_of_gap(self) -> float:
+        """Share of the gap between these labels and all labels that is closed; NaN where there is no gap."""
+        gap = self.all_labels - self.dice.mean_a
+        return self.dice.difference / gap if gap > 0 else math.nan
+
+
+def answers(results: Results) -> list[Answer]:
+    """Every method at every number of labels but all, smallest first."""
+    found = [
+        answer
+        for labeled in results.labels
+        if labeled != ALL
+        for method in results.methods
+        if method != BASELINE
+        for answer in [_answer(results, method, labeled)]
+        if answer is not None
+    ]
+    corrected = holm([answer.dice.p for answer in found])
+    return [replace(answer, p=p) for answer, p in zip(found, corrected, strict=True)]
+
+
+def sentence(answer: Answer, results: Results) -> str:
+    """Say it: ``With 8 labels: supervised 82.1, PICK 84.0, +1.9 [0.8, 3.1], p = 0.004; all labels 85.3``."""
+    dice = answer.dice
+    parts = [
+        f"With {results.name_of_labels(answer.labeled)}: supervised {points(dice.mean_a)}, "
+        f"{short_name(answer.method)} {points(dice.mean_b)}, {signed(dice.difference)} "
+        f"{bounds(dice.low, dice.high)}, p = {p_value(answer.p)}"
+    ]
+    if not math.isnan(answer.all_labels):
+        parts.append(f"; all labels {points(answer.all_labels)}")
+    return "".join(parts) + ". " + _verdict_text(answer)
+
+
+def headline(found: Sequence[Answer], results: Results) -> str:
+    """The answer in one line."""
+    if not found:
+        return "No comparison is complete yet."
+    if all(answer.verdict == "too few cases" for answer in found):
+        return f"Too few test cases ({found[0].dice.n}) to tell whether any method helps."
+    gains = [answer for answer in found if answer.verdict == "gain"]
+    losses = [answer for answer in found if answer.verdict == "loss"]
+    if gains:
+        best = max(gains, key=lambda answer: answer.dice.difference)
+        text = (
+            f"Yes: {short_name(best.method)} gains {signed(best.dice.difference)} Dice points with "
+            f"{results.name_of_labels(best.labeled)}."
+        )
+        others = len(found) - len(gains)
+        return text + (f" {others} of {len(found)} comparisons show no gain." if others else "")
+    text = "No gain: no method is shown to beat the supervised baseline"
+    return f"{text}, and {len(losses)} of {len(found)} comparisons show a loss." if losses else f"{text}."
+
+
+def points(dice: float) -> str:
+    """Dice in points of 100."""
+    return "-" if math.isnan(dice) else f"{100 * dice:.1f}"
+
+
+def signed(difference: float) -> str:
+    """A difference in points, with its sign; a true minus, as it stands in prose."""
+    if math.isnan(difference):
+        return "-"
+    text = f"{100 * difference:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "\N{MINUS SIGN}")
+
+
+def bounds(low: float, high: float) -> str:
+    """An interval in points."""
+    if math.isnan(low):
+        return "[-]"
+    return f"[{100 * low:.1f}, {100 * high:.1f}]".replace("-", "\N{MINUS SIGN}")
+
+
+def p_value(p: float) -> str:
+    """Three digits after the point, no more than there is sense in."""
+    if math.isnan(p):
+        return "-"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _answer(results: Results, method: str, labeled: str) -> Answer | None:
+    seeds = results.seeds((method, labeled), (BASELINE, labeled))
+    if not seeds:
+        return None
+
+    def dice(chosen: Sequence[int]) -> Comparison:
+        rows = compare(results.mean(BASELINE, labeled, chosen), results.mean(method, labeled, chosen))
+        return next(c for c in rows if c.metric == "Dice" and c.label == OVERALL)
+
+    overall = dice(seeds)
+    complete = results.seeds((BASELINE, ALL))
+    every = [seed for seed in seeds if seed in complete] or complete
+    upper = overall_mean(results.mean(BASELINE, ALL, every).values["Dice"]) if every else math.nan
+    by_seed = tuple(dice([seed]).difference for seed in seeds)
+    return Answer(method, labeled, tuple(seeds), overall, by_seed, upper, overall.p)
+
+
+def _verdict_text(answer: Answer) -> str:
+    if answer.verdict == "too few cases":
+        least = f"the test cannot give less than p = {smallest_p(answer.dice.n):.3g}"
+        return f"Too few test cases to tell ({answer.dice.n}: {least})."
+    if answer.verdict == "loss":
+        return "Loss: worse than the supervised baseline."
+    if answer.verdict == "no gain":
+        return "No gain shown."
+    share = answer.share_of_gap
+    return "Gain." if math.isnan(share) else f"Gain: {share:.0%} of the gap to all labels."

@@ -1,0 +1,224 @@
+"""Pictures of test cases: the worst and the median one, under every method."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_ssl.benchmark.plan import ALL, BASELINE, Run
+from nnunet_ssl.benchmark.workplace import Workplace
+from nnunet_ssl.conversion.dataset_json import list_images, read_json
+from nnunet_ssl.errors import DataError
+from nnunet_ssl.evaluation.bootstrap import label_means
+from nnunet_ssl.evaluation.reading import find_reader, known_labels, read_image, read_labels
+from nnunet_ssl.report.answers import points
+from nnunet_ssl.report.results import Results, short_name
+from nnunet_ssl.tasks import LabelValue, TaskTable
+
+_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2", "#F0E442")
+_REFERENCE = "#FFFFFF"
+_MARGIN = 0.35  # of the object's size, around it
+_SMALLEST = 24  # voxels that a crop measures at least
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What one method made of a case: its name, the Dice in words, and masks in the order of the labels."""
+
+    title: str
+    masks: Sequence[NDArray[np.bool_]]
+
+
+def chosen_cases(results: Results, labeled: str) -> dict[str, str]:
+    """``worst`` and ``median`` to a case, by the mean Dice over all methods, so that none is flattered."""
+    means: dict[str, list[float]] = {}
+    for method in results.methods:
+        seeds = results.seeds((method, labeled))
+        if seeds:
+            scores = results.mean(method, labeled, seeds)
+            for case, dice in zip(scores.cases, label_means(scores.values["Dice"].T), strict=True):
+                means.setdefault(case, []).append(float(dice))
+    defined = {case: math.fsum(v) for case, v in means.items() if not any(map(math.isnan, v))}
+    ordered = sorted(defined, key=lambda case: (defined[case], case))
+    if not ordered:
+        return {}
+    worst, median = ordered[0], ordered[len(ordered) // 2]
+    return {"worst": worst} | ({"median": median} if median != worst else {})
+
+
+def overlay_picture(results: Results, labeled: str) -> tuple[bytes, dict[str, str]] | None:
+    """PNG with a row for each chosen case and a column for each method; the first seed's predictions.
+
+    Returns:
+        The picture and the cases, or ``None`` where scans or predictions are no longer there.
+    """
+    chosen = chosen_cases(results, labeled)
+    rows = {}
+    for rank, case in chosen.items():
+        try:
+            rows[f"{rank}: {case}"] = _row(results, labeled, case)
+        except DataError:
+            continue
+    return (_draw(rows, _names(results)), chosen) if rows else None
+
+
+def _names(results: Results) -> list[str]:
+    return [prompt.label for prompt in _table(results.place).prompts]
+
+
+def _table(place: Workplace) -> TaskTable:
+    return TaskTable.from_dataset_json(read_json(place.raw / "dataset.json"))
+
+
+def _row(results: Results, labeled: str, case: str) -> tuple[NDArray[Any], float, list[Panel]]:
+    """Slice of the scan, its aspect, and the panels: reference first."""
+    place, table = results.place, _table(results.place)
+    part = next(i for i, cases in enumerate(results.plan.tests) if case in cases)
+    task = table.tasks[table.task_of(case)].name if len(table) > 1 else None
+    description = read_json(place.raw / "dataset.json")
+    files = list_images(place.test_images(part, task), description["file_ending"]).get(case, [])
+    if not files:
+        raise DataError(f"The scan of {case} is no longer there.")
+    image, spacing = read_image(files, description)
+    values = [table.prompts[k].value for k in table.prompts_of(table.task_of(case))]
+    colours = table.prompts_of(table.task_of(case))
+    reference = _masks(place.test_labels(part) / f"{case}{description['file_ending']}", description, values)
+    maps = [Panel("reference", reference)]
+    for method, labels in _columns(results, labeled):
+        panel = _panel(results, method, labels, case, part, description, values)
+        if panel is not None:
+            maps.append(panel)
+    return _cut(image, spacing, maps, colours, len(table.prompts))
+
+
+def _columns(results: Results, labeled: str) -> list[tuple[str, str]]:
+    return [*((method, labeled) for method in results.methods), (BASELINE, ALL)]
+
+
+def _panel(
+    results: Results,
+    method: str,
+    labeled: str,
+    case: str,
+    part: int,
+    description: Mapping[str, Any],
+    values: Sequence[LabelValue],
+) -> Panel | None:
+    seeds = results.seeds((method, labeled))
+    if not seeds:
+        return None
+    run = next(
+        r for r in results.done if (r.method, r.labeled, r.seed, r.part) == (method, labeled, seeds[0], part)
+    )
+    scores = results.scores[method, labeled, seeds[0]]
+    dice = float(label_means(scores.values["Dice"].T)[scores.cases.index(case)])
+    name = "supervised, all labels" if labeled == ALL else short_name(method)
+    masks = _masks(
+        _prediction(results.place, run, case, str(description["file_ending"])), description, values
+    )
+    return Panel(f"{name}  {points(dice)}", masks)
+
+
+def _prediction(place: Workplace, run: Run, case: str, ending: str) -> Path:
+    return place.run(run) / "predictions" / f"{case}{ending}"
+
+
+def _masks(
+    file: Path, description: Mapping[str, Any], values: Sequence[LabelValue]
+) -> list[NDArray[np.bool_]]:
+    known, ignore = known_labels(description)
+    problems: list[str] = []
+    reader = find_reader(description, [file])
+    labels, _ = read_labels(file, reader, known | ({ignore} if ignore is not None else set()), problems)
+    if labels is None:
+        raise DataError(problems[0])
+    return [np.isin(labels, value) for value in values]
+
+
+def _cut(
+    image: NDArray[Any], spacing: Sequence[float], panels: Sequence[Panel], colours: Sequence[int], count: int
+) -> tuple[NDArray[Any], float, list[Panel]]:
+    """The axial slice with most reference, cropped to what is segmented in it; masks by colour."""
+    areas = np.sum([mask.sum((1, 2)) for mask in panels[0].masks], axis=0)
+    if not areas.any():
+        areas = np.sum([mask.sum((1, 2)) for panel in panels for mask in panel.masks], axis=0)
+    index = int(areas.argmax()) if areas.any() else image.shape[1] // 2
+    flat = [[mask[index] for mask in panel.masks] for panel in panels]
+    box = _crop(np.any([mask for masks in flat for mask in masks], axis=0))
+    shown = []
+    for panel, masks in zip(panels, flat, strict=True):
+        by_colour = [np.zeros_like(masks[0][box])] * count
+        for colour, mask in zip(colours, masks, strict=True):
+            by_colour[colour] = mask[box]
+        shown.append(Panel(panel.title, by_colour))
+    return image[0, index][box], spacing[-2] / spacing[-1], shown
+
+
+def _crop(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """A box around a mask, with a margin; everything for an empty one."""
+    if not mask.any():
+        return tuple(slice(0, n) for n in mask.shape)
+    box = []
+    for axis, length in enumerate(mask.shape):
+        inside = np.flatnonzero(mask.any(1 - axis))
+        size = int(inside[-1] - inside[0] + 1)
+        margin = max(round(_MARGIN * size), (_SMALLEST - size) // 2, 2)
+        box.append(slice(max(0, int(inside[0]) - margin), min(length, int(inside[-1]) + 1 + margin)))
+    return tuple(box)
+
+
+def _draw(rows: Mapping[str, tuple[NDArray[Any], float, list[Panel]]], labels: Sequence[str]) -> bytes:
+    from matplotlib.colors import to_rgba
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    columns = max(len(panels) for _, _, panels in rows.values())
+    figure = Figure(figsize=(2.3 * columns, 2.6 * len(rows) + 0.4), layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for line, (title, (image, aspect, panels)) in zip(axes, rows.items(), strict=True):
+        low, high = np.percentile(image, (1, 99))
+        for panel in line:
+            panel.set_axis_off()
+        for place, panel in zip(line, panels, strict=False):
+            place.imshow(image, cmap="gray", vmin=low, vmax=high, aspect=aspect, interpolation="nearest")
+            place.set_autoscale_on(False)
+            place.set_title(panel.title, fontsize=8)
+            for colour, mask, true in zip(_cycle(len(labels)), panel.masks, panels[0].masks, strict=True):
+                if mask.any():
+                    tint = np.zeros((*mask.shape, 4))
+                    tint[mask] = to_rgba(colour, 0.45)
+                    place.imshow(tint, aspect=aspect, interpolation="nearest")
+                _outline(place, true)
+        line[0].set_title(title, fontsize=8)
+    handles = [Line2D([], [], color=c, lw=6, alpha=0.6) for c in _cycle(len(labels))]
+    handles.append(Line2D([], [], color="#888888", lw=1.2))
+    figure.legend(
+        handles,
+        [*labels, "outline: reference"],
+        loc="outside lower center",
+        ncols=6,
+        frameon=False,
+        fontsize=8,
+    )
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def _outline(panel: Any, mask: NDArray[np.bool_]) -> None:
+    """Edge of the reference; nothing for an empty one."""
+    if mask.any():
+        padded = np.pad(mask.astype(float), 1)  # closes outlines at the border of the picture
+        ticks = [np.arange(-1, n + 1) for n in mask.shape]
+        panel.contour(ticks[1], ticks[0], padded, levels=[0.5], linewidths=1.2, colors=_REFERENCE)
+
+
+def _cycle(count: int) -> list[str]:
+    return [_COLOURS[k % len(_COLOURS)] for k in range(count)]

@@ -1,0 +1,116 @@
+"""Read what a benchmark has produced so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunet_ssl.benchmark.plan import ALL, BASELINE, PSEUDO_LABELS, Plan, Run
+from nnunet_ssl.benchmark.steps import CURVES
+from nnunet_ssl.benchmark.workplace import DONE, FAILED, Workplace, read_benchmark
+from nnunet_ssl.conversion.dataset_json import read_json
+from nnunet_ssl.errors import DataError
+from nnunet_ssl.evaluation.scores import Scores, average, concatenate, scores_from_json
+
+Key = tuple[str, str, int]  # method, labels, seed
+
+
+@dataclass(frozen=True)
+class Results:
+    """A benchmark, as far as it is done.
+
+    Attributes:
+        place: its folder.
+        plan: what is compared.
+        scores: of each method, number of labels and seed whose test parts are all done.
+        done: content of ``done.json`` of each run that is done.
+        failed: error of each run whose last try failed.
+        missing: runs that are neither done nor failed.
+    """
+
+    place: Workplace
+    plan: Plan
+    scores: Mapping[Key, Scores]
+    done: Mapping[Run, Mapping[str, Any]]
+    failed: Mapping[Run, str]
+    missing: Sequence[Run]
+
+    @property
+    def methods(self) -> list[str]:
+        """With at least one result; the baseline first, then in the order asked for."""
+        wanted = [BASELINE, PSEUDO_LABELS, *self.plan.wish.trainers]
+        return [m for m in dict.fromkeys(wanted) if any(key[0] == m for key in self.scores)]
+
+    @property
+    def labels(self) -> list[str]:
+        """Numbers of labels as typed, smallest first, ``all`` last."""
+        return sorted({fold.labeled for fold in self.plan.folds}, key=self.labelled_cases)
+
+    def labelled_cases(self, labeled: str) -> float:
+        """Labelled training cases, mean over seeds and parts."""
+        sizes = [len(fold.train) for fold in self.plan.folds if fold.labeled == labeled]
+        return sum(sizes) / len(sizes)
+
+    def name_of_labels(self, labeled: str) -> str:
+        """For a sentence: ``8 labels``, ``all 54 labels``, ``10 % of the labels (5)``."""
+        cases = f"{self.labelled_cases(labeled):.3g}"
+        if labeled == ALL:
+            return f"all {cases} labels"
+        return f"{float(labeled):.0%} of the labels ({cases})" if "." in labeled else f"{labeled} labels"
+
+    def seeds(self, *wanted: tuple[str, str]) -> list[int]:
+        """Seeds for which each (method, labels) has a result."""
+        return [s for s in self.plan.wish.seeds if all((m, n, s) in self.scores for m, n in wanted)]
+
+    def mean(self, method: str, labeled: str, seeds: Sequence[int]) -> Scores:
+        """Scores of each case, averaged over seeds."""
+        return average([self.scores[method, labeled, seed] for seed in seeds])
+
+    def curves(self, run: Run) -> Mapping[str, Sequence[Any]]:
+        """nnU-Net's log of a run that is done, one value per epoch."""
+        file = self.place.run(run) / CURVES
+        return read_json(file)["curves"] if file.is_file() else {}
+
+
+def short_name(method: str) -> str:
+    """Without nnU-Net's prefix; the baseline by what it is."""
+    return "supervised" if method == BASELINE else method.removeprefix("nnUNetTrainer")
+
+
+def read_results(folder: Path) -> Results:
+    """Read a benchmark's folder.
+
+    Raises:
+        DataError: it holds no benchmark, or no run is done.
+    """
+    place, plan = read_benchmark(folder)
+    done, failed, missing = {}, {}, []
+    for run in plan.runs():
+        if place.is_done(run):
+            done[run] = read_json(place.run(run) / DONE)
+        elif (place.run(run) / FAILED).is_file():
+            failed[run] = str(read_json(place.run(run) / FAILED)["error"])
+        else:
+            missing.append(run)
+    if not done:
+        reasons = "".join(f"\n  {run.name}: {text.splitlines()[0]}" for run, text in failed.items())
+        raise DataError(
+            f"No run of the benchmark in {folder} is done, so there is nothing to report.{reasons}"
+        )
+    return Results(place, plan, _scores(place, plan, list(done)), done, failed, missing)
+
+
+def _scores(place: Workplace, plan: Plan, done: Sequence[Run]) -> dict[Key, Scores]:
+    """Scores of all test parts together; incomplete ones are left out, for they are other cases."""
+    parts: dict[Key, dict[int, Scores]] = {}
+    for run in done:
+        file = place.run(run) / "evaluation.json"
+        key = run.method, run.labeled, run.seed
+        parts.setdefault(key, {})[run.part] = scores_from_json(read_json(file), str(file))
+    return {
+        key: concatenate([found[part] for part in sorted(found)])
+        for key, found in parts.items()
+        if len(found) == len(plan.tests)
+    }

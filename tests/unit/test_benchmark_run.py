@@ -1,0 +1,437 @@
+"""The folder of a benchmark, the commands of its runs, and doing them: resumed, failed, on a cluster."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_ssl.benchmark import cluster
+from nnunet_ssl.benchmark.draw import choose_tests, make_plan
+from nnunet_ssl.benchmark.estimate import (
+    budget,
+    clock,
+    estimate,
+    overview,
+    seconds_of_done,
+    seconds_per_update,
+)
+from nnunet_ssl.benchmark.execute import RunsFailedError, do_run, do_runs, order_for_jobs
+from nnunet_ssl.benchmark.plan import BASELINE, PSEUDO_LABELS, Plan, Run, Settings, Wish
+from nnunet_ssl.benchmark.source import Source, load_source
+from nnunet_ssl.benchmark.steps import Machine, Steps, save_curves
+from nnunet_ssl.benchmark.workplace import Workplace, data_identifier, prepare, read_benchmark
+from nnunet_ssl.config import TrainingConfig
+from nnunet_ssl.conversion.split import Cases
+from nnunet_ssl.demo.run import Action, Command
+from nnunet_ssl.errors import ConfigError, DataError
+
+NAME = "Dataset901_One"
+PLANS: dict[str, Any] = {
+    "plans_name": "small",
+    "configurations": {
+        "3d_fullres": {"data_identifier": "small_3d"},
+        "other": {"inherits_from": "3d_fullres", "batch_size": 3},
+    },
+    "nnunet_ssl": {"options": {"num_epochs": 2, "num_iterations_per_epoch": 5}},
+}
+TASKS = [{"name": n, "labels": [n], "prefix": f"{n}_"} for n in ("left", "right")]
+
+
+def make_dataset(root: Path, cases: list[str], bare: list[str], tasks: bool = False) -> None:
+    """A dataset whose files have names and content, but are no images: nothing here reads them."""
+    raw, preprocessed = root / "raw" / NAME, root / "preprocessed" / NAME
+    description: dict[str, Any] = {"channel_names": {"0": "MR"}, "file_ending": ".nii.gz", "numTraining": 9}
+    description["labels"] = {"background": 0, "left": 1, "right": 2}
+    description["nnunet_ssl"] = {"tasks": TASKS} if tasks else {}
+    files = {
+        **{raw / "imagesTr" / f"{c}_0000.nii.gz": c for c in cases},
+        **{raw / "labelsTr" / f"{c}.nii.gz": c for c in cases},
+        **{raw / "imagesUn" / f"{c}_0000.nii.gz": c for c in bare},
+        **{
+            preprocessed / "small_3d" / f"{c}{end}": c
+            for c in cases
+            for end in (".b2nd", "_seg.b2nd", ".pkl")
+        },
+        **{preprocessed / "gt_segmentations" / f"{c}.nii.gz": c for c in cases},
+        raw / "dataset.json": json.dumps(description),
+        preprocessed / "dataset.json": json.dumps(description),
+        preprocessed / "dataset_fingerprint.json": "{}",
+        preprocessed / "small.json": json.dumps(PLANS),
+        preprocessed / "splits_final.json": "the user's",
+    }
+    for file, content in files.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+
+
+@pytest.fixture
+def nnunet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("raw", "preprocessed", "results"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
+    return tmp_path
+
+
+def bench(root: Path, wish: Wish | None = None, **settings: Any) -> tuple[Workplace, Plan, Source]:
+    source = load_source("901")
+    chosen = dataclasses.replace(Settings(NAME, "3d_fullres", "small"), **settings)
+    table = source.tasks
+    cases = Cases({c: table.task_of(c) for c in source.training}, [t.name for t in table.tasks])
+    tests = choose_tests(cases, chosen.test, chosen.folds, None, source.test)
+    wish = wish or Wish(("nnUNetTrainerX",), ("2",), (0, 5), pseudo_labels=True)
+    plan, _ = make_plan(chosen, wish, cases, tests, len(source.bare))
+    return Workplace(root / "bench", chosen), plan, source
+
+
+def fingerprint(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*")):
+        digest.update(f"{file.relative_to(folder)} {file.stat().st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+CASES = [f"c{i}" for i in range(10)]
+
+
+def test_the_users_folders_are_left_alone(nnunet: Path) -> None:
+    make_dataset(nnunet, CASES, ["u0"])
+    before = [fingerprint(nnunet / name) for name in ("raw", "preprocessed", "results")]
+    place, plan, source = bench(nnunet)
+    for _ in range(2):  # what is there already stays
+        prepare(place, plan, source, (TrainingConfig,))
+    assert before == [fingerprint(nnunet / name) for name in ("raw", "preprocessed", "results")]
+
+
+def test_the_folder_is_a_dataset_without_its_test_cases(nnunet: Path) -> None:
+    make_dataset(nnunet, CASES, ["u0"])
+    place, plan, source = bench(nnunet)
+    prepare(place, plan, source, (TrainingConfig,))
+    assert read_benchmark(place.folder) == (place, plan)
+    tests = set(plan.tests[0])
+    there = {p.name for p in (place.preprocessed / "small_3d").iterdir()}
+    assert there == {f"{c}{e}" for c in set(CASES) - tests for e in (".b2nd", "_seg.b2nd", ".pkl")}
+    assert not tests & {p.name[:2] for p in (place.preprocessed / "gt_segmentations").iterdir()}
+    assert {p.name[:2] for p in (place.raw / "imagesTs").iterdir()} == tests
+    assert {p.name for p in place.test_labels(0).iterdir()} == {f"{c}.nii.gz" for c in tests}
+    assert [p.name for p in (place.raw / "imagesUn").iterdir()] == ["u0_0000.nii.gz"]
+    for case in tests:
+        assert (place.test_images(0) / f"{case}_0000.nii.gz").read_text() == case
+    splits = json.loads((place.preprocessed / "splits_final.json").read_text())
+    assert [set(fold) for fold in splits] == [{"train", "val", "unlabeled"}] * 4
+    for fold, written in zip(plan.folds, splits, strict=True):
+        assert tuple(written["train"]) == fold.train
+    for seed in (0, 5):
+        plans = json.loads((place.preprocessed / f"small_seed{seed}.json").read_text())
+        assert plans["plans_name"] == f"small_seed{seed}"
+        assert plans["nnunet_ssl"]["options"] == {
+            "num_epochs": 2,
+            "num_iterations_per_epoch": 5,
+            "seed": seed,
+        }
+
+
+def test_with_disjoint_test_sets_all_cases_are_there(nnunet: Path) -> None:
+    make_dataset(nnunet, CASES, [])
+    place, plan, source = bench(nnunet, folds=2, test="")
+    prepare(place, plan, source, (TrainingConfig,))
+    assert len(list((place.preprocessed / "small_3d").glob("*_seg.b2nd"))) == 10
+    assert not (place.raw / "imagesTs").exists()
+    assert {p.name for p in place.test_labels(1).iterdir()} == {f"{c}.nii.gz" for c in plan.tests[1]}
+
+
+def test_what_cannot_be_is_refused(nnunet: Path) -> None:
+    make_dataset(nnunet, CASES, ["c3"])
+    place, plan, source = bench(nnunet, test="c3,c4")
+    with pytest.raises(DataError, match="unlabelled \\(imagesUn\\) and also test: c3"):
+        prepare(place, plan, source, (TrainingConfig,))
+    place, plan, source = bench(nnunet, test="c1,c2")
+    prepare(place, plan, source, (TrainingConfig,))
+    changed = {**PLANS, "nnunet_ssl": {"options": {"num_epochs": 3}}}
+    (nnunet / "preprocessed" / NAME / "small.json").write_text(json.dumps(changed))
+    with pytest.raises(ConfigError, match="small changed since this benchmark was begun"):
+        prepare(place, plan, source, (TrainingConfig,))
+    (nnunet / "preprocessed" / NAME / "small.json").write_text(json.dumps(PLANS))
+    for file in (nnunet / "preprocessed" / NAME / "small_3d").glob("c7*"):
+        file.unlink()
+    with pytest.raises(
+        DataError, match=r"1 case\(s\) are not in .*small_3d \(c7\).*nnUNetv2_preprocess -d 901"
+    ):
+        prepare(place, plan, source, (TrainingConfig,))
+    with pytest.raises(DataError, match="holds no benchmark"):
+        read_benchmark(nnunet)
+    assert data_identifier(PLANS, "other") == "small_3d"
+    with pytest.raises(ConfigError, match="no configuration '2d'. They have: 3d_fullres, other"):
+        data_identifier(PLANS, "2d")
+
+
+# Commands
+
+
+def texts(steps: Steps, run: Run) -> list[str]:
+    folder = str(steps.place.folder)
+    return [step.text.replace(folder, "B") for step in steps.of(run) if isinstance(step, Command)]
+
+
+def test_commands_of_a_run(nnunet: Path) -> None:
+    make_dataset(nnunet, CASES, [])
+    place, plan, source = bench(nnunet)
+    steps = Steps(place, plan, source, Machine("cpu", mirroring=False, processes=1))
+    run = next(r for r in plan.runs() if r.method == "nnUNetTrainerX" and r.seed == 5)
+    assert run.fold == 2
+    model = "-c 3d_fullres -p small_seed5 -tr nnUNetTrainerX -device cpu"
+    out = "B/runs/nnUNetTrainerX/labeled_2/seed_5"
+    assert texts(steps, run) == [
+        "nnUNetv2_train 901 3d_fullres 2 -p small_seed5 -tr nnUNetTrainerX -device cpu --c",
+        f"nnUNetv2_predict -d 901 -i B/test/part_0/images -o {out}/predictions -f 2 {model} --disable_tta "
+        "-npp 1 -nps 1",
+        f"nnUNetv2_ssl evaluate -ref B/test/part_0/labels -pred {out}/predictions "
+        f"-djfile B/nnUNet_raw/{NAME}/dataset.json -o {out}/evaluation.json -np 1",
+    ]
+    assert steps.before_all() == []
+    several = Steps(place, plan, source, Machine(num_gpus=2))
+    assert "-num_gpus 2 --c" in texts(several, run)[0]
+    assert "--disable_tta" not in texts(several, run)[1]
+
+
+def test_each_task_is_asked_for(nnunet: Path) -> None:
+    cases = [f"{t}_{i}" for t in ("left", "right") for i in range(6)]
+    make_dataset(nnunet, cases, ["u0"], tasks=True)
+    place, plan, source = bench(nnunet, test="left_0,right_1,right_2")
+    prepare(place, plan, source, (TrainingConfig,))
+    steps = Steps(place, plan, source, Machine("cpu"))
+    predictions = [t for t in texts(steps, plan.runs()[0]) if "predict " in t]
+    assert [t.split(" ")[0] for t in predictions] == ["nnUNet_ssl_task=left", "nnUNet_ssl_task=right"]
+    assert "-i B/test/part_0/images/right -o" in predictions[1]
+    assert [p.name for p in place.test_images(0, "left").iterdir()] == ["left_0_0000.nii.gz"]
+    (command,) = steps.before_all()
+    assert isinstance(command, Command) and command.argv[:2] == ("nnUNetv2_ssl", "preprocess")
+
+
+def test_retraining_takes_predictions_for_labels(nnunet: Path) -> None:
+    make_dataset(nnunet, CASES, ["u0"])
+    place, plan, source = bench(nnunet)
+    prepare(place, plan, source, (TrainingConfig,))
+    steps = Steps(place, plan, source, Machine("cpu", processes=1))
+    run = next(r for r in plan.runs() if r.method == PSEUDO_LABELS and r.labeled == "2" and r.seed == 5)
+    gather, predict, build, preprocess, train, *_, clean = steps.of(run)
+    folder = place.run(run) / "retraining"
+    assert isinstance(gather, Action) and isinstance(build, Action) and isinstance(clean, Action)
+    gather.function()
+    hidden = plan.folds[run.fold].unlabeled
+    assert {p.name[:2] for p in (folder / "to_predict").iterdir()} == {*hidden, "u0"}
+    with pytest.raises(DataError, match=r"Expected 6 label file\(s\) that are missing"):
+        build.function()
+    (folder / "predicted").mkdir()
+    for case in (*hidden, "u0"):
+        (folder / "predicted" / f"{case}.nii.gz").write_text(f"predicted {case}")
+    build.function()
+    raw = folder / "nnUNet_raw" / NAME
+    labels = {p.name[:2]: p.read_text() for p in (raw / "labelsTr").iterdir()}
+    fold = plan.folds[run.fold]
+    assert labels == {c: c for c in (*fold.train, *fold.val)} | {c: f"predicted {c}" for c in (*hidden, "u0")}
+    assert not set(labels) & set(plan.tests[0])
+    split = json.loads((folder / "nnUNet_preprocessed" / NAME / "splits_final.json").read_text())[run.fold]
+    assert set(split["train"]) == {*fold.train, *hidden, "u0"} and split["val"] == list(fold.val)
+    plans = json.loads((folder / "nnUNet_preprocessed" / NAME / "small_seed5_pseudo.json").read_text())
+    same = json.loads((place.preprocessed / "small_seed5.json").read_text())
+    assert plans == {**same, "plans_name": "small_seed5_pseudo"}  # the same budget
+    assert predict.text.endswith(f"-tr {BASELINE} -device cpu -npp 1 -nps 1")
+    for command in (preprocess, train):
+        assert isinstance(command, Command) and command.env["nnUNet_raw"] == str(folder / "nnUNet_raw")
+    assert f"-p small_seed5_pseudo -tr {BASELINE}" in train.text
+    clean.function()
+    assert not folder.exists()
+    assert (nnunet / "raw" / NAME / "imagesTr" / "c0_0000.nii.gz").is_file()
+
+
+# Doing runs
+
+
+def python(code: str) -> Command:
+    return Command("Step", (sys.executable, "-c", code))
+
+
+@dataclasses.dataclass(frozen=True)
+class Fake(Steps):
+    """Each run appends its name to a file; those of method ``broken`` fail."""
+
+    broken: str = ""
+
+    def of(self, run: Run) -> list[Any]:
+        file = self.place.folder / "order.txt"
+        code = f"open({str(file)!r}, 'a').write({run.name + chr(10)!r})"
+        if run.method == self.broken:
+            return [python(code), python("print('the cause'); raise SystemExit(3)")]
+        return [python(code)]
+
+
+def fake(root: Path, broken: str = "") -> tuple[Fake, Path]:
+    make_dataset(root, CASES, [])
+    wish = Wish(("nnUNetTrainerX",), ("2",), (0,), pseudo_labels=True)
+    place, plan, source = bench(root, wish)
+    place.folder.mkdir()
+    return Fake(place, plan, source, broken=broken), place.folder / "order.txt"
+
+
+def test_one_failure_does_not_end_the_others(nnunet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steps, order = fake(nnunet, broken="nnUNetTrainerX")
+    runs = steps.plan.runs()
+    with pytest.raises(RunsFailedError, match=r"1 of 4 run\(s\) failed:\n  nnUNetTrainerX/labeled_2/seed_0"):
+        do_runs(steps, runs)
+    assert order.read_text().splitlines() == [r.name for r in runs]
+    failed = json.loads((steps.place.run(runs[2]) / "failed.json").read_text())
+    assert "the cause" in failed["error"] and "demo" not in failed["error"]
+    assert [steps.place.is_done(r) for r in runs] == [True, True, False, True]
+    done = json.loads((steps.place.run(runs[0]) / "done.json").read_text())
+    assert done["commands"] == [s.text for s in steps.of(runs[0])] and "torch" in done["versions"]
+    capsys.readouterr()
+    repaired = dataclasses.replace(steps, broken="")
+    do_runs(repaired, runs)
+    assert order.read_text().splitlines()[4:] == []  # its first step had been done, the others are done
+    assert capsys.readouterr().out.count("done before") == 4
+    assert repaired.place.is_done(runs[2])
+    assert not (steps.place.run(runs[2]) / "failed.json").exists()
+
+
+def test_retraining_waits_for_its_baseline(nnunet: Path) -> None:
+    steps, _ = fake(nnunet, broken=BASELINE)
+    with pytest.raises(
+        RunsFailedError, match=r"pseudo-labels.*: it starts from .*labeled_2/seed_0, which is not"
+    ):
+        do_runs(steps, steps.plan.runs())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="locks within one process differ")
+def test_two_processes_do_not_do_the_same_run(nnunet: Path) -> None:
+    import fcntl
+
+    steps, order = fake(nnunet)
+    run = steps.plan.runs()[0]
+    steps.place.run(run).mkdir(parents=True)
+    with (steps.place.run(run) / "lock").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(DataError, match="another process is at it"):
+            do_run(steps, run)
+    do_run(steps, run)  # the lock ends with its holder
+    assert order.read_text() == run.name + "\n"
+
+
+def test_curves_are_taken_from_the_checkpoint(tmp_path: Path) -> None:
+    logging = {"ssl/labeled": [0.5, np.float32(0.25)], "mean_fg_dice": [float("nan")], "dice": [[0.1], [0.2]]}
+    torch.save({"logging": logging, "current_epoch": 1}, tmp_path / "checkpoint_final.pth")
+    (tmp_path / "debug.json").write_text('{"gpu_name": "A GPU"}')
+    save_curves(tmp_path, tmp_path / "out" / "curves.json")
+    written = json.loads((tmp_path / "out" / "curves.json").read_text())
+    curves = {"ssl/labeled": [0.5, 0.25], "mean_fg_dice": [None], "dice": [[0.1], [0.2]]}
+    assert written == {"curves": curves, "gpu": "A GPU", "epoch": 1}
+
+
+# Estimate
+
+
+def test_estimate_from_what_was_measured(nnunet: Path) -> None:
+    steps, _ = fake(nnunet)
+    runs, place = steps.plan.runs(), steps.place
+    assert budget(PLANS) == (2, 5) and budget({}) == (1000, 250)
+    assert estimate(runs, {}, {}, (2, 5))[0] is None
+    log = nnunet / "results" / NAME / "nnUNetTrainer__small__3d_fullres" / "fold_0" / "training_log_1.txt"
+    log.parent.mkdir(parents=True)
+    log.write_text("Epoch time: 50.0 s\nEpoch time: 75.0 s\nEpoch time: 9000.0 s\n")
+    assert seconds_per_update(NAME, "small", "3d_fullres", 5) == {"nnUNetTrainer": 75 / 250}
+    (log.parent / "ssl_config.json").touch()
+    per_update = seconds_per_update(NAME, "small", "3d_fullres", 5)
+    assert per_update == {"nnUNetTrainer": 15.0}
+    assert estimate(runs, {}, per_update, (2, 5))[0] == 4 * 10 * 15.0
+    assert seconds_per_update(NAME, "other", "3d_fullres", 5) == {}
+    folder = place.run(runs[0])
+    folder.mkdir(parents=True)
+    (folder / "done.json").write_text('{"seconds": {"1 Train": 90.0, "2 Predict": 10.0}}')
+    done = seconds_of_done(place, runs)
+    assert done == {BASELINE: 100.0}
+    assert estimate(runs[1:], done, per_update, (2, 5))[0] == 300.0
+    table = overview(runs, place, [(2, 5), (7, 0)], (2, 5)).splitlines()
+    assert table[2].split() == [BASELINE, "2", "2", "5", "0", "10", "done"]
+    assert table[3].split() == [PSEUDO_LABELS, "2", "2", "5", "0", "20", "to", "do"]
+    assert clock(7500) == "2 h 05 min"
+
+
+# Cluster
+
+
+def test_jobs_hold_what_builds_on_each_other(nnunet: Path) -> None:
+    steps, _ = fake(nnunet)
+    jobs = order_for_jobs(steps.plan.runs())
+    assert [[r.method for r in job] for job in jobs] == [
+        [BASELINE, PSEUDO_LABELS],
+        ["nnUNetTrainerX"],
+        [BASELINE],
+    ]
+
+
+def test_slurm_parameters() -> None:
+    name, parameters = cluster.parse_parameters(["partition=gpu", "mem_gb=64", "slurm_qos=low", "time=60"])
+    assert name == "slurm"
+    assert parameters == {"slurm_partition": "gpu", "mem_gb": 64, "slurm_qos": "low", "slurm_time": 60}
+    assert cluster.parse_parameters(["cluster=local"]) == ("local", {})
+    with pytest.raises(ConfigError, match="expected KEY=VALUE such as partition=gpu, got 'gpu'"):
+        cluster.parse_parameters(["gpu"])
+    with pytest.raises(ConfigError, match="expected one of slurm, local, debug, got 'pbs'"):
+        cluster.parse_parameters(["cluster=pbs"])
+
+
+@pytest.mark.parametrize("executor", ["debug", pytest.param("local", marks=pytest.mark.slow)])
+def test_jobs_run_through_submitit(nnunet: Path, executor: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("submitit")
+    steps, order = fake(nnunet)
+    real = Steps(steps.place, steps.plan, steps.source)
+    # Another process cannot import the class of a test module: there, the runs are done before
+    chosen = steps if executor == "debug" else real
+    runs = steps.plan.runs()[: 4 if executor == "debug" else 1]
+    if executor == "local":
+        for run in runs:
+            steps.place.run(run).mkdir(parents=True)
+            (steps.place.run(run) / "done.json").write_text("{}")
+    jobs = cluster.submit(chosen, runs, nnunet / "jobs", executor, {"timeout_min": 5})
+    assert len(jobs) == (3 if executor == "debug" else 1)
+    cluster.wait_for(jobs)
+    assert all(steps.place.is_done(run) for run in runs)
+    if executor == "debug":
+        assert order.read_text().splitlines() == [r.name for r in runs]
+    else:
+        assert "done before" in jobs[0][2].stdout()
+
+
+def test_a_failed_job_is_named(nnunet: Path) -> None:
+    pytest.importorskip("submitit")
+    steps, _ = fake(nnunet, broken="nnUNetTrainerX")
+    jobs = cluster.submit(steps, steps.plan.runs(), nnunet / "jobs", "debug", {})
+    with pytest.raises(Exception, match=r"nnUNetTrainerX/labeled_2/seed_0"):
+        cluster.wait_for(jobs)
+    assert steps.place.is_done(steps.plan.runs()[-1])
+
+
+def test_a_job_can_be_continued(nnunet: Path) -> None:
+    submitit = pytest.importorskip("submitit")
+    steps, _ = fake(nnunet)
+    job = cluster.Job(steps, tuple(steps.plan.runs()))
+    assert isinstance(job.checkpoint(), submitit.helpers.DelayedSubmission)
+
+
+def test_without_slurm_it_says_so(nnunet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", "")
+    steps, _ = fake(nnunet)
+    with pytest.raises(ConfigError, match="--slurm: .*sbatch|--slurm: .*[Ss]lurm"):
+        cluster.submit(steps, steps.plan.runs(), nnunet / "jobs", "slurm", {})
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(ConfigError, match=r"pip install 'nnunet-ssl\[slurm\]'"):
+        cluster.submit(steps, steps.plan.runs(), nnunet / "jobs", "slurm", {})
