@@ -4,8 +4,8 @@ from setuptools import Command, find_packages, setup
 from setuptools.command.build import build
 
 # Folders that people look for at the top of the repository, installed inside the package:
-# nobody wants a top-level module called "trainers" in their environment.
-FOLDERS = {"nnunet_ssl._trainers": "trainers"}
+# nobody wants a top-level module called "trainers" or "dataset_conversion" in their environment.
+FOLDERS = {"nnunet_ssl._trainers": "trainers", "nnunet_ssl._dataset_conversion": "dataset_conversion"}
 
 STARTUP_FILE = "nnunet_ssl.pth"
 

@@ -14,7 +14,21 @@ from collections.abc import Sequence
 from nnunet_ssl import __version__
 from nnunet_ssl.errors import NNUNetSSLError
 
-COMMANDS = ("split", "preprocess", "configure", "merge", "evaluate", "demo", "env")
+COMMANDS = (
+    "split",
+    "preprocess",
+    "embed-prompts",
+    "configure",
+    "merge",
+    "convert",
+    "evaluate",
+    "export",
+    "doctor",
+    "benchmark",
+    "report",
+    "demo",
+    "env",
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -25,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"nnunet-ssl {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
-        module = importlib.import_module(f"nnunet_ssl.commands.{name}")
+        module = importlib.import_module(f"nnunet_ssl.commands.{name.replace('-', '_')}")
         sub = subparsers.add_parser(name, help=module.HELP, description=module.__doc__ or module.HELP)
         module.add_arguments(sub)
         sub.set_defaults(run=module.run)

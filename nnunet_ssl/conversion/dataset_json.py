@@ -62,6 +62,26 @@ def find_dataset(id_or_name: int | str) -> str:
     )
 
 
+def check_new_name(name: str) -> None:
+    """Check that a new dataset may be called ``name``.
+
+    Raises:
+        DataError: the name is malformed, or another dataset bears its number.
+    """
+    from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
+
+    if not re.fullmatch(r"Dataset\d{3}_\w[\w-]*", name, flags=re.ASCII) or name.startswith("Dataset000"):
+        raise DataError(
+            f"'{name}' cannot name a dataset: expected a number from 1 to 999 and a name of letters, digits, "
+            "'_' and '-', such as Dataset501_LeftAtrium."
+        )
+    number = name.split("_", 1)[0]
+    candidates = [str(n) for n in find_candidate_datasets(int(number[7:]))]
+    taken = [n for n in candidates if n != name and n.startswith(f"{number}_")]
+    if taken:
+        raise DataError(f"The number of {name} is taken by {', '.join(taken)}. Choose another number (-o).")
+
+
 def dataset_folder(root: Root, id_or_name: int | str) -> Path:
     """Folder of a dataset in ``nnUNet_raw`` or ``nnUNet_preprocessed``.
 

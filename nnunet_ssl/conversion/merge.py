@@ -5,7 +5,6 @@ Here everything is checked and decided; ``merge_files`` writes it.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ssl.conversion.dataset_json import (
+    check_new_name,
     dataset_folder,
     find_dataset,
     list_images,
@@ -207,19 +207,7 @@ def check_target(name: str, sources: Sequence[str], overwrite: bool) -> Path:
     Raises:
         DataError: the name is malformed, its number is taken, or the dataset exists and may not be replaced.
     """
-    from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
-
-    if not re.fullmatch(r"Dataset\d{3}_\w[\w-]*", name, flags=re.ASCII) or name.startswith("Dataset000"):
-        raise DataError(
-            f"'{name}' cannot name a dataset: expected a number from 1 to 999 (-o) and a name of letters, "
-            "digits, '_' and '-' (-n)."
-        )
-    number = name.split("_", 1)[0]
-    taken = [
-        str(n) for n in find_candidate_datasets(int(number[7:])) if n != name and n.startswith(f"{number}_")
-    ]
-    if taken:
-        raise DataError(f"The number of {name} is taken by {', '.join(taken)}. Choose another number (-o).")
+    check_new_name(name)
     folder = root_folder("raw") / name
     if not folder.exists():
         return folder

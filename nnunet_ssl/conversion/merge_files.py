@@ -77,7 +77,7 @@ def write_merge(plan: MergePlan, folder: Path, copy: bool = False) -> Counter[st
         for label in tqdm(plan.labels, desc="labels", disable=None):
             remap_label_file(label, building / label.target)
         write_json_atomically(building / "dataset.json", plan.dataset_json)
-        _replace_folder(building, folder)
+        replace_folder(building, folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return how
@@ -141,7 +141,12 @@ def _symlink(source: Path, target: Path) -> None:
     os.symlink(source, target)
 
 
-def _replace_folder(new: Path, folder: Path) -> None:
+def replace_folder(new: Path, folder: Path) -> None:
+    """Give ``new`` the name of ``folder``; what bore it is removed, or stays if that fails.
+
+    Raises:
+        NNUNetSSLError: the folder could not be replaced.
+    """
     if not folder.exists():
         new.rename(folder)
         return

@@ -1,0 +1,138 @@
+"""Write the files of one case. Runs in a worker process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import SimpleITK as sitk
+
+from nnunet_ssl.conversion import geometry, images
+from nnunet_ssl.conversion.cases import IMAGE_FOLDERS, LABEL_FOLDERS, Case, Source, files_of
+from nnunet_ssl.conversion.merge_files import place_file
+from nnunet_ssl.errors import DataError, NNUNetSSLError
+
+
+@dataclass(frozen=True)
+class Job:
+    """One case, and how to write it; attributes as in ``DatasetPlan``."""
+
+    case: Case
+    folder: Path
+    file_ending: str
+    values: Mapping[int, int]
+    gray: bool
+    copy: bool
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case: a record of it, or the reason why it failed."""
+
+    case: str
+    record: Mapping[str, Any] | None = None
+    failure: str = ""
+
+
+def targets(case: Case, file_ending: str) -> list[str]:
+    """Paths of every file of a case, relative to the dataset: the channels, then the label if it has one."""
+    folder = IMAGE_FOLDERS[case.subset]
+    paths = [f"{folder}/{case.identifier}_{i:04d}{file_ending}" for i in range(len(case.images))]
+    if case.label is not None:
+        paths.append(f"{LABEL_FOLDERS[case.subset]}/{case.identifier}{file_ending}")
+    return paths
+
+
+def convert(job: Job) -> Outcome:
+    """Write a case; whatever a file may do to its reader is a failure of this case only."""
+    try:
+        return Outcome(job.case.identifier, record=_convert(job))
+    except NNUNetSSLError as error:
+        return Outcome(job.case.identifier, failure=str(error))
+    except Exception as error:  # a broken file must not end the conversion of the others
+        return Outcome(job.case.identifier, failure=f"{type(error).__name__}: {error}")
+
+
+def _convert(job: Job) -> dict[str, Any]:
+    case = job.case
+    paths = [job.folder / path for path in targets(case, job.file_ending)]
+    how, grids = [], []
+    for source, path in zip(case.images, paths, strict=False):
+        grid, way = _write_image(job, source, path)
+        grids.append(grid)
+        how.append(way)
+    _check_channels(case, grids)
+    if case.label is not None:
+        how.append(_write_label(job, case.label, grids[0], paths[-1]))
+    return {
+        "case": case.identifier,
+        "subset": case.subset,
+        "group": case.together,
+        "sources": [[str(p) for p in files_of(s)] for s in (*case.images, case.label) if s is not None],
+        "how": how,
+        "spacing": list(grids[0].spacing),
+        "fingerprint": job.fingerprint,
+    }
+
+
+def _write_image(job: Job, source: Source, path: Path) -> tuple[geometry.Grid, str]:
+    grid = _usable(job, source)
+    if grid is not None:
+        return grid, _link(job, source, path)
+    image = _load(job, source)
+    if image.GetNumberOfComponentsPerPixel() > 1 and job.gray:
+        raise DataError(f"{job.case.identifier}: the scan has several values per voxel: expected one.")
+    images.write_image(image, path)
+    return geometry.Grid.of(image), "converted"
+
+
+def _write_label(job: Job, source: Source, grid: geometry.Grid, path: Path) -> str:
+    label = _load(job, source, gray=True)
+    identical = all(old == new for old, new in job.values.items())
+    if identical and _usable(job, source) is not None and geometry.same_grid(geometry.Grid.of(label), grid):
+        geometry.check_values(label, job.values, job.case.identifier)
+        return _link(job, source, path)
+    label = geometry.fit_label(label, grid, job.case.identifier)
+    images.write_image(geometry.mapped(label, job.values, job.case.identifier), path)
+    return "converted"
+
+
+def _usable(job: Job, source: Source) -> geometry.Grid | None:
+    """The grid of a file that nnU-Net can read as it is, else ``None``."""
+    if not isinstance(source, Path) or images.ending_of(source) != job.file_ending:
+        return None
+    found = geometry.grid_of_file(source)
+    if found is None or len(found[0].size) not in (2, 3):
+        return None
+    channels = (1,) if job.gray else (1, 3)
+    return found[0] if found[1] in channels else None
+
+
+def _load(job: Job, source: Source, gray: bool | None = None) -> sitk.Image:
+    if not isinstance(source, Path):
+        return source()
+    if images.ending_of(source) in images.PICTURES:
+        return images.read_picture(source, job.gray if gray is None else gray)
+    return images.read_file(source)
+
+
+def _link(job: Job, source: Source, path: Path) -> str:
+    assert isinstance(source, Path)
+    temporary = path.with_name(f".tmp-{path.name}")
+    temporary.unlink(missing_ok=True)
+    how = place_file(source, temporary, job.copy)
+    os.replace(temporary, path)
+    return how
+
+
+def _check_channels(case: Case, grids: Sequence[geometry.Grid]) -> None:
+    for number, grid in enumerate(grids):
+        if not geometry.same_grid(grid, grids[0]):
+            raise DataError(
+                f"{case.identifier}: channel {number} has {grid}, but channel 0 has {grids[0]}. nnU-Net "
+                "needs all channels on the same voxels: register and resample them first."
+            )

@@ -1,0 +1,119 @@
+"""A dataset that is about to be written: its cases, its description, and where it goes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nnunet_ssl.conversion.cases import IMAGE_FOLDERS, Case, check_unique
+from nnunet_ssl.conversion.dataset_json import check_new_name, read_json, root_folder
+from nnunet_ssl.conversion.paper_splits import Split
+from nnunet_ssl.errors import DataError
+
+RECORD = "conversion.json"  # in the finished dataset: what each case was made from
+
+
+@dataclass(frozen=True)
+class DatasetPlan:
+    """What to write.
+
+    Attributes:
+        name: full name, such as ``Dataset501_LeftAtrium``.
+        origin: what makes it, for the record: the recipe and its variant, or ``folder``.
+        cases: every case, of all subsets.
+        channels: names of the channels; ``CT`` makes nnU-Net normalise by Hounsfield units.
+        labels: nnU-Net's ``labels``, with ``background``.
+        file_ending: of every image and label file.
+        values: value in the label sources -> value written.
+        gray: pictures with colours become gray ones.
+        about: more entries for ``dataset.json``: licence, reference, description.
+        splits: to be written along.
+    """
+
+    name: str
+    origin: str
+    cases: Sequence[Case]
+    channels: Sequence[str]
+    labels: Mapping[str, Any]
+    file_ending: str
+    values: Mapping[int, int]
+    gray: bool = True
+    about: Mapping[str, Any] = field(default_factory=dict)
+    splits: Sequence[Split] = ()
+
+    def __post_init__(self) -> None:
+        check_unique(self.cases)
+        files = 1 if not self.gray else len(self.channels)
+        for case in self.cases:
+            if len(case.images) != files:
+                raise DataError(
+                    f"Case {case.identifier} has {len(case.images)} channel file(s), expected {files} "
+                    f"({', '.join(self.channels)}). Add what is missing or take the case out."
+                )
+
+    def options(self) -> dict[str, Any]:
+        """What decides, beside its sources, how a case is written."""
+        values = sorted((int(a), int(b)) for a, b in self.values.items())
+        return {"origin": self.origin, "ending": self.file_ending, "values": values, "gray": self.gray}
+
+    def dataset_json(self) -> dict[str, Any]:
+        """Content of ``dataset.json``."""
+        return {
+            "channel_names": {str(i): name for i, name in enumerate(self.channels)},
+            "labels": dict(self.labels),
+            "numTraining": self.counts()["train"],
+            "file_ending": self.file_ending,
+            "name": self.name.split("_", 1)[1],
+            **self.about,
+        }
+
+    def counts(self) -> Counter[str]:
+        """How many cases each subset has."""
+        return Counter(case.subset for case in self.cases)
+
+    def count_rows(self) -> list[tuple[str, str, int]]:
+        """Rows of subset, folder and number of cases."""
+        counts = self.counts()
+        return [(subset, folder, counts[subset]) for subset, folder in IMAGE_FOLDERS.items()]
+
+
+def target_name(text: str, default: str) -> str:
+    """Full name of a new dataset, from ``-o``: a number alone gets the name ``default``.
+
+    Raises:
+        DataError: the name is malformed or its number is taken by another dataset.
+    """
+    name = f"Dataset{int(text):03d}_{default}" if text.isdigit() else text
+    check_new_name(name)
+    return name
+
+
+def target_folder(name: str, overwrite: bool) -> Path:
+    """Where the dataset goes; what is there already must have been made by ``convert``.
+
+    Raises:
+        DataError: the folder exists and may not be replaced.
+    """
+    folder = root_folder("raw") / name
+    if not folder.exists():
+        return folder
+    if not (folder / RECORD).is_file():
+        raise DataError(
+            f"{folder} exists and was not made by convert: it is not replaced. Remove it, or choose another "
+            "-o."
+        )
+    if not overwrite:
+        raise DataError(f"{folder} exists. Choose another name, or add --overwrite to replace it.")
+    return folder
+
+
+def is_finished(plan: DatasetPlan, prints: Mapping[str, str]) -> bool:
+    """Whether the dataset is there and made from these very files in this very way."""
+    record = root_folder("raw") / plan.name / RECORD
+    if not record.is_file():
+        return False
+    made = {case["case"]: case["fingerprint"] for case in read_json(record)["cases"]}
+    return made == dict(prints)

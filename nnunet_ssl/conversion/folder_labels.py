@@ -1,0 +1,196 @@
+"""What the masks of a folder mean: their values, and the names and numbers they get."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnunet_ssl.conversion.dicom_masks import names_in
+from nnunet_ssl.conversion.folder_names import Pair
+from nnunet_ssl.conversion.folder_options import FolderOptions, label_key
+from nnunet_ssl.conversion.images import PICTURES, ending_of, read_array, read_file, read_picture
+from nnunet_ssl.errors import ConfigError, DataError
+
+_HALF = 127  # JPEG blurs the edges of a mask
+_TOO_MANY = 64
+
+
+@dataclass(frozen=True)
+class LabelPlan:
+    """Labels of the dataset.
+
+    Attributes:
+        labels: nnU-Net's.
+        values: value in the masks -> value written.
+        names: structures of RTSTRUCT or DICOM-SEG in the order of their values.
+        above: masks are whatever is brighter than this (JPEG), if it is not 0.
+        notes: sentences on what was assumed.
+    """
+
+    labels: Mapping[str, int]
+    values: Mapping[int, int]
+    names: tuple[str, ...] = ()
+    above: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def plan_labels(pairs: Sequence[Pair], options: FolderOptions, processes: int = 1) -> LabelPlan:
+    """Find out which values the masks hold, and name them.
+
+    Raises:
+        DataError: the masks are of mixed kinds, unreadable, no label maps, or hold values that were not
+            named.
+        ConfigError: the labels named are malformed.
+    """
+    masks = [mask for one in pairs for mask in one.masks]
+    kinds = {mask.kind if mask.kind in ("rtstruct", "seg") else "values" for mask in masks}
+    if len(kinds) > 1:
+        raise DataError(f"Masks are of several kinds ({', '.join(sorted(kinds))}). Choose one with --masks.")
+    if kinds & {"rtstruct", "seg"}:
+        found = Counter(name.strip() for mask in masks for name in {*names_in(mask)})
+        return _named_structures(found, options.labels)
+    files = [mask.path for mask in masks if mask.kind != "series"]
+    if any(ending_of(file) in (".jpg", ".jpeg") for file in files):
+        return _binary(options.labels)
+    if any(len(one.masks) > 1 for one in pairs):
+        return _united(options.labels)
+    jobs = [*files, *_array_jobs(pairs, options)]
+    values = sorted(set().union(*_map(_values_of, jobs, processes)) if jobs else {0})
+    return _named_values(values, parse_labels(options.labels))
+
+
+def parse_labels(texts: Iterable[str]) -> dict[str, int | None]:
+    """Read ``NAME`` or ``NAME=VALUE``; background is left out.
+
+    Raises:
+        ConfigError: a name is given twice, or a value is no whole number.
+    """
+    named: dict[str, int | None] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if name in named or not name:
+            raise ConfigError(f"--labels: '{text}' names a label twice, or none.")
+        if equals and not value.isdigit():
+            raise ConfigError(f"--labels: expected a whole number after '=' in '{text}'.")
+        if name.lower() != "background":
+            named[name] = int(value) if equals else None
+    return named
+
+
+def _named_structures(found: Counter[str], wanted: Sequence[str]) -> LabelPlan:
+    known = {name.lower(): name for name in found}
+    names = tuple(wanted) or tuple(sorted(found, key=str.lower))
+    missing = [name for name in names if name.lower() not in known]
+    if missing:
+        raise DataError(f"--labels: no file holds {', '.join(missing)}. Found: {', '.join(sorted(found))}.")
+    left = [name for name in sorted(found) if name.lower() not in {n.lower() for n in names}]
+    notes = [f"Where structures overlap, the later one holds: {', '.join(names)}."] if len(names) > 1 else []
+    if left:
+        notes.append(f"Structures not taken: {', '.join(left)}.")
+    labels = {"background": 0, **{name: value for value, name in enumerate(names, start=1)}}
+    return LabelPlan(labels, {v: v for v in labels.values()}, names, notes=tuple(notes))
+
+
+def _binary(wanted: Sequence[str]) -> LabelPlan:
+    name = _only_name(wanted)
+    return LabelPlan(
+        {"background": 0, name: 1},
+        {0: 0, 1: 1},
+        above=_HALF,
+        notes=("Masks stored as JPEG are cut at half brightness.",),
+    )
+
+
+def _united(wanted: Sequence[str]) -> LabelPlan:
+    note = "Some scans have several masks: label 1 is wherever any of them is not 0."
+    values = {value: int(value > 0) for value in range(256)}
+    return LabelPlan({"background": 0, _only_name(wanted): 1}, values, notes=(note,))
+
+
+def _only_name(wanted: Sequence[str]) -> str:
+    named = parse_labels(wanted)
+    if len(named) > 1:
+        raise DataError(f"--labels: these masks tell one label from the background, got {', '.join(named)}.")
+    return next(iter(named), "foreground")
+
+
+def _named_values(found: Sequence[int], named: Mapping[str, int | None]) -> LabelPlan:
+    foreground = [value for value in found if value != 0]
+    if len(foreground) > _TOO_MANY:
+        raise DataError(
+            f"The masks hold {len(foreground)} different values: they are no label maps. Are scans among "
+            "them? Say with --images and --masks which files are which."
+        )
+    meant = _values_named(foreground, named)
+    missing = [value for value in foreground if value not in meant.values()]
+    if missing:
+        raise DataError(
+            f"--labels: the masks hold {', '.join(map(str, foreground))}, but {', '.join(map(str, missing))} "
+            "has no name. Name every value (NAME=VALUE)."
+        )
+    labels = {"background": 0, **{name: number for number, name in enumerate(meant, start=1)}}
+    values = {0: 0, **{meant[name]: labels[name] for name in meant}}
+    notes = []
+    if not named and foreground:
+        shown = ", ".join(f"{name} (value {meant[name]})" for name in meant)
+        notes.append(f"Labels have no names yet: {shown}. Name them with --labels.")
+    return LabelPlan(labels, values, notes=tuple(notes))
+
+
+def _values_named(foreground: Sequence[int], named: Mapping[str, int | None]) -> dict[str, int]:
+    """Value in the masks of each label: as given, else in ascending order."""
+    if not named:
+        names = ["foreground"] if len(foreground) == 1 else [f"label_{value}" for value in foreground]
+        return dict(zip(names, foreground, strict=True))
+    given = {value for value in named.values() if value is not None}
+    free = [value for value in foreground if value not in given]
+    unnamed = [name for name, value in named.items() if value is None]
+    if len(unnamed) > len(free):
+        raise DataError(
+            f"--labels: {', '.join(unnamed[len(free) :])} has no value in the masks, which hold "
+            f"{', '.join(map(str, foreground)) or 'nothing but 0'}. Correct the names, or give their values."
+        )
+    rest = dict(zip(unnamed, free, strict=False))
+    return {name: rest[name] if value is None else value for name, value in named.items()}
+
+
+def _array_jobs(pairs: Sequence[Pair], options: FolderOptions) -> list[tuple[Path, str]]:
+    files = [one.images[0].path for one in pairs if one.images[0].kind == "array" and not one.masks]
+    return [(file, key) for file in files if (key := label_key(file, options))]
+
+
+def _values_of(job: Path | tuple[Path, str]) -> set[int]:
+    """Values of a mask.
+
+    Raises:
+        DataError: it has values that are no whole numbers, or negative ones.
+    """
+    if isinstance(job, tuple):
+        path, image = job[0], read_array(*job)
+    else:
+        path = job
+        image = read_picture(job) if ending_of(job) in PICTURES else read_file(job)
+    values = np.unique(sitk.GetArrayViewFromImage(image))
+    wrong = values[(values < 0) | (values != np.rint(values))]
+    if wrong.size:
+        raise DataError(
+            f"{path} holds values such as {wrong[0]:g}: it is no label map. Is it a scan? Say with --images and "
+            "--masks which files are which."
+        )
+    return {int(value) for value in values}
+
+
+def _map(function: object, jobs: Sequence[object], processes: int) -> list[set[int]]:
+    from tqdm import tqdm
+
+    if processes <= 1 or len(jobs) < 8:
+        return [function(job) for job in tqdm(jobs, desc="masks", disable=None)]  # type: ignore[operator]
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        return list(tqdm(pool.map(function, jobs), desc="masks", total=len(jobs), disable=None))  # type: ignore[arg-type]

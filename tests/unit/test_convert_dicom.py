@@ -1,0 +1,238 @@
+"""DICOM: series, structures and segmentations in a folder, and NIH Pancreas-CT with its upside-down labels."""
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+pytest.importorskip("pydicom", reason="needs the extra 'convert'")
+
+from nnunet_ssl.conversion.dicom import only_series, read_series  # noqa: E402
+from nnunet_ssl.conversion.dicom_masks import read_structures  # noqa: E402
+from nnunet_ssl.conversion.folder import plan_folder  # noqa: E402
+from nnunet_ssl.conversion.folder_options import FolderOptions  # noqa: E402
+from nnunet_ssl.conversion.recipes import plan_recipe  # noqa: E402
+from nnunet_ssl.conversion.writer import write_dataset  # noqa: E402
+from nnunet_ssl.errors import DataError  # noqa: E402
+from tests.unit.convert_files import blob, files, read, splits, write  # noqa: E402
+from tests.unit.dicom_files import ORIGIN, SPACING, rectangle, write_series, write_structures  # noqa: E402
+
+SHAPE = (5, 8, 6)
+NAME = "Dataset701_Test"
+
+
+def ct(seed=0, shape=SHAPE):
+    return np.random.default_rng(seed).integers(-900, 900, shape)
+
+
+@pytest.fixture
+def raw(tmp_path, monkeypatch):
+    (tmp_path / "raw").mkdir()
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    for name in ("nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "raw"
+
+
+def planned(folder, **options):
+    return plan_folder(folder, NAME, FolderOptions(**options))
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_series_in_hounsfield_units_and_in_its_place(tmp_path, flip):
+    write_series(tmp_path / "s", ct(), flip_numbers=flip)
+    image = read_series(*only_series(tmp_path))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), ct())
+    assert image.GetPixelID() == sitk.sitkInt16
+    np.testing.assert_allclose(image.GetSpacing(), SPACING)
+    np.testing.assert_allclose(image.GetOrigin(), ORIGIN)
+
+
+def test_missing_slice_and_doubled_slices_are_refused(tmp_path):
+    write_series(tmp_path / "gap", ct(), positions=[0, 3, 6, 12, 15])
+    with pytest.raises(DataError, match=r"slices are 3 mm apart, but 6 mm .*slices are missing"):
+        read_series(*only_series(tmp_path / "gap"))
+    write_series(tmp_path / "phases", ct(), positions=[0, 0, 3, 3, 6])
+    with pytest.raises(DataError, match="several volumes"):
+        read_series(*only_series(tmp_path / "phases"))
+
+
+def test_no_series_or_several(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="found 0"):
+        only_series(tmp_path / "empty")
+    for name in "ab":
+        write_series(tmp_path / "two" / name, ct())
+    with pytest.raises(DataError, match="found 2"):
+        only_series(tmp_path / "two")
+
+
+def test_folder_of_series(tmp_path, raw):
+    folder = tmp_path / "in"
+    for n in (1, 2):
+        write_series(folder / f"patient{n}" / "CT", ct(n))
+    image = read_series(*only_series(folder / "patient1"))
+    label = sitk.GetImageFromArray(blob(shape=SHAPE))
+    label.CopyInformation(image)
+    sitk.WriteImage(sitk.DICOMOrient(label, "RAS"), str(folder / "patient1" / "seg.nii.gz"))
+    plan = planned(folder)
+    assert plan.plan.channels == ("CT",)
+    assert {p.identifier: p.subset for p in plan.pairs} == {"patient1": "train", "patient2": "unlabeled"}
+    write_dataset(plan.plan)
+    np.testing.assert_array_equal(read(raw / NAME / "imagesTr/patient1_0000.nii.gz"), ct(1))
+    np.testing.assert_array_equal(read(raw / NAME / "labelsTr/patient1.nii.gz"), blob(shape=SHAPE))
+
+
+def test_files_without_ending_are_known_by_their_content(tmp_path):
+    write_series(tmp_path / "in", ct())
+    for path in (tmp_path / "in").iterdir():
+        path.rename(path.with_name(path.stem.replace("-", "")))
+    (tmp_path / "in" / "README").write_text("no DICOM")
+    (pair,) = planned(tmp_path / "in").pairs
+    assert pair.images[0].kind == "series"
+
+
+def structures(folder, flip=False):
+    slices = write_series(folder / "patient1" / "ct", ct(), flip_numbers=flip)
+    outer, hole = rectangle(1, 1, 5, 4), rectangle(2, 2, 2, 2)
+    write_structures(
+        folder / "patient1" / "rt" / "structures.dcm",
+        slices,
+        {"Liver": [(1, outer), (1, hole), (2, outer)], "Tumour": [(2, hole)], "BODY": [(0, rectangle(0, 0, 8, 6))]},
+    )
+    expected = np.zeros(SHAPE, np.uint8)
+    expected[1:3, 1:6, 1:5] = 1
+    expected[1, 2:4, 2:4] = 0  # a contour within a contour is a hole
+    expected[2, 2:4, 2:4] = 2
+    return expected
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_structures_become_labels(tmp_path, raw, flip):
+    expected = structures(tmp_path / "in", flip)
+    plan = planned(tmp_path / "in", labels=("liver", "Tumour"))
+    assert plan.plan.labels == {"background": 0, "liver": 1, "Tumour": 2}
+    assert any("Structures not taken: BODY" in note for note in plan.notes)
+    write_dataset(plan.plan)
+    (label,) = (raw / NAME / "labelsTr").iterdir()
+    np.testing.assert_array_equal(read(label), expected)
+    assert sitk.ReadImage(str(label)).GetOrigin() == pytest.approx(ORIGIN)
+
+
+def test_all_structures_unless_some_are_named(tmp_path):
+    structures(tmp_path / "in")
+    assert planned(tmp_path / "in").plan.labels == {"background": 0, "BODY": 1, "Liver": 2, "Tumour": 3}
+    with pytest.raises(DataError, match="no file holds Spleen. Found: BODY, Liver, Tumour"):
+        planned(tmp_path / "in", labels=("Spleen",))
+
+
+def test_contour_off_the_series_is_refused(tmp_path):
+    slices = write_series(tmp_path / "ct", ct())
+    file = write_structures(tmp_path / "rt.dcm", slices, {"Liver": [(1.5, rectangle(1, 1, 2, 2))]})
+    with pytest.raises(DataError, match="between or outside of the slices"):
+        read_structures("rtstruct", (file,), tmp_path / "ct", slices[0].SeriesInstanceUID, ("Liver",))
+
+
+@pytest.mark.filterwarnings("ignore")  # of highdicom, when it writes; reading is ours
+def test_segmentation_becomes_a_label(tmp_path, raw):
+    hd = pytest.importorskip("highdicom")
+    from pydicom.sr.codedict import codes
+
+    slices = write_series(tmp_path / "in" / "ct", ct())
+    expected = np.zeros(SHAPE, np.uint8)
+    expected[1, 2:4, 1:5], expected[3, 0, 0] = 1, 2
+    description = [
+        hd.seg.SegmentDescription(
+            segment_number=n,
+            segment_label=name,
+            segmented_property_category=codes.SCT.Organ,
+            segmented_property_type=codes.SCT.Liver,
+            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.MANUAL,
+        )
+        for n, name in ((1, "Liver"), (2, "Tumour"))
+    ]
+    seg = hd.seg.Segmentation(
+        source_images=slices,
+        pixel_array=np.stack([expected == 1, expected == 2], axis=-1).astype(np.uint8),
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=description,
+        series_instance_uid=hd.UID(),
+        series_number=2,
+        sop_instance_uid=hd.UID(),
+        instance_number=1,
+        manufacturer="m",
+        manufacturer_model_name="m",
+        software_versions="1",
+        device_serial_number="1",
+    )
+    (tmp_path / "in" / "seg").mkdir()
+    seg.save_as(tmp_path / "in" / "seg" / "seg.dcm")
+    plan = planned(tmp_path / "in").plan
+    assert plan.labels == {"background": 0, "Liver": 1, "Tumour": 2}
+    write_dataset(plan)
+    (label,) = (raw / NAME / "labelsTr").iterdir()
+    np.testing.assert_array_equal(read(label), expected)
+
+
+# NIH Pancreas-CT ------------------------------------------------------------------------------------------------
+
+
+def pancreas(folder, number, flip=False, tissue=80):
+    """A patient as TCIA has it: the label's voxels in the order column, row, InstanceNumber, under a wrong header."""
+    label = blob(shape=SHAPE)
+    scan = np.where(label > 0, tissue, -900)
+    patient = folder / "manifest-1" / "Pancreas-CT" / f"PANCREAS_{number:04d}" / "11-24-2015-study" / "series"
+    write_series(patient, scan, flip_numbers=flip)
+    by_instance = label[::-1] if flip else label
+    path = folder / "TCIA_pancreas_labels-02-05-2017" / f"label{number:04d}.nii.gz"
+    path.parent.mkdir(exist_ok=True)
+    header = np.diag([SPACING[0], SPACING[1], SPACING[2], 1.0])  # as if rows ran to the front
+    nibabel.save(nibabel.Nifti1Image(by_instance.transpose(2, 1, 0), header), path)
+    return scan, label
+
+
+@pytest.mark.parametrize("flip", [False, True], ids=["numbered upwards", "numbered downwards"])
+def test_pancreas_label_lies_on_the_organ(tmp_path, raw, flip):
+    scan, label = pancreas(tmp_path / "in", 1, flip)
+    write_dataset(plan_recipe("pancreas_nih", tmp_path / "in", NAME))
+    image = sitk.ReadImage(str(raw / NAME / "imagesTr/pancreas_0001_0000.nii.gz"))
+    laid = sitk.ReadImage(str(raw / NAME / "labelsTr/pancreas_0001.nii.gz"))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), scan)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(laid), label)
+    assert (sitk.GetArrayFromImage(image)[sitk.GetArrayFromImage(laid) > 0] == 80).all()
+    for one in (image, laid):
+        np.testing.assert_allclose(one.GetSpacing(), SPACING)
+        np.testing.assert_allclose(one.GetOrigin(), ORIGIN)
+        np.testing.assert_allclose(one.GetDirection(), np.eye(3).ravel())
+
+
+def test_pancreas_label_off_the_organ_is_refused(tmp_path, raw):
+    pancreas(tmp_path / "in", 1, tissue=-800)
+    with pytest.raises(DataError, match="only 0% of the labelled voxels have the density of soft tissue"):
+        write_dataset(plan_recipe("pancreas_nih", tmp_path / "in", NAME))
+
+
+def test_pancreas_split_and_withdrawn_patients(tmp_path, raw):
+    for number in (1, 2, 7, 20, 21, 22, 23, 24, 25, 26, 27, 28, 64, 70, 82):
+        pancreas(tmp_path / "in", number)
+    plan = plan_recipe("pancreas_nih", tmp_path / "in", NAME)
+    assert plan.counts() == {"train": 11, "test": 2}
+    assert {c.identifier for c in plan.cases if c.subset == "test"} == {"pancreas_0064", "pancreas_0082"}
+    write_dataset(plan)
+    made = splits(raw / NAME)
+    assert sorted(made) == ["versemi-12", "versemi-6"]
+    (one,) = made["versemi-6"]
+    assert one["train"] == ["pancreas_0001", "pancreas_0002"]
+    assert len(one["val"]) == 6 and one["models_chosen_on_test"] and one["missing_cases"] == 4
+    assert plan_recipe("pancreas_nih", tmp_path / "in", NAME, "all").counts() == {"train": 13}
+
+
+def test_pancreas_incomplete(tmp_path, raw):
+    pancreas(tmp_path / "in", 1)
+    write_series(tmp_path / "in" / "PANCREAS_0002" / "s", ct())
+    with pytest.raises(DataError, match=r"PANCREAS_0002 has no label0002\.nii\.gz"):
+        plan_recipe("pancreas_nih", tmp_path / "in", NAME)
+    write(tmp_path / "in" / "labels" / "label0002.nii.gz", blob())
+    with pytest.raises(DataError, match="has the shape"):
+        write_dataset(plan_recipe("pancreas_nih", tmp_path / "in", NAME))
+    assert files(raw / f".{NAME}.building" / "imagesTr")  # what worked is kept

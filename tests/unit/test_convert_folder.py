@@ -1,0 +1,372 @@
+"""``convert folder``: names of masks, values, formats, and folders in every shape."""
+
+import json
+from argparse import ArgumentParser
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunet_ssl.commands import convert as command
+from nnunet_ssl.conversion.folder import plan_folder, plan_rows
+from nnunet_ssl.conversion.folder_options import FolderOptions
+from nnunet_ssl.errors import ConfigError, DataError
+from tests.unit.convert_files import blob, files, gray, picture, read, scan, write
+
+NAME = "Dataset701_Test"
+
+
+@pytest.fixture
+def raw(tmp_path, monkeypatch):
+    for name in ("raw", "preprocessed"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
+    monkeypatch.delenv("nnUNet_results", raising=False)
+    return tmp_path / "raw"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "in").mkdir()
+    return tmp_path / "in"
+
+
+def planned(folder, **options):
+    return plan_folder(folder, NAME, FolderOptions(**options))
+
+
+def found(folder, **options):
+    """Identifier -> subset and names of the masks."""
+    return {p.identifier: (p.subset, [m.path.name for m in p.masks]) for p in planned(folder, **options).pairs}
+
+
+def run(*arguments):
+    parser = ArgumentParser()
+    command.add_arguments(parser)
+    command.run(parser.parse_args([*map(str, arguments), "-np", "1"]))
+
+
+SUFFIXES = ["_mask", "_seg", "-label", ".gt", "_segmentation", "_ground_truth", " annotation", "_ROI", "_MASK"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_masks_beside_scans(folder, suffix):
+    write(folder / "p1.nii.gz", scan())
+    write(folder / "p2.nii.gz", scan())
+    write(folder / f"p1{suffix}.nii.gz", blob())
+    assert found(folder) == {"p1": ("train", [f"p1{suffix}.nii.gz"]), "p2": ("unlabeled", [])}
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [("images", "masks"), ("imagesTr", "labelsTr"), ("img", "gt"), ("", "segmentations"), ("scans", "annotations")],
+)
+def test_masks_in_a_folder_of_their_own(folder, images, masks):
+    write(folder / images / "p1.nii.gz", scan())
+    write(folder / images / "p2.nii.gz", scan())
+    write(folder / masks / "p1.nii.gz", blob())
+    assert found(folder) == {"p1": ("train", ["p1.nii.gz"]), "p2": ("unlabeled", [])}
+
+
+def test_numbers_shared_by_scan_and_label(folder):
+    for n in ("0001", "0002"):
+        write(folder / "img" / f"img{n}.nii.gz", scan())
+    write(folder / "label" / "label0002.nii.gz", blob())
+    assert found(folder) == {"img0001": ("unlabeled", []), "img0002": ("train", ["label0002.nii.gz"])}
+
+
+def test_one_folder_for_each_case(folder):
+    for n in (1, 2, 3):
+        write(folder / f"patient{n}" / "image.nii.gz", scan())
+    write(folder / "patient1" / "mask.nii.gz", blob())
+    write(folder / "patient3" / "tumour_seg.nii.gz", blob())
+    assert found(folder) == {
+        "patient1": ("train", ["mask.nii.gz"]),
+        "patient2": ("unlabeled", []),
+        "patient3": ("train", ["tumour_seg.nii.gz"]),
+    }
+
+
+def test_same_names_in_several_folders_get_longer_names(folder):
+    for site in ("a", "b"):
+        write(folder / site / "images" / "p1.nii.gz", scan())
+        write(folder / site / "masks" / "p1.nii.gz", blob())
+    assert found(folder) == {f"{site}_p1": ("train", ["p1.nii.gz"]) for site in "ab"}
+
+
+def test_patterns_where_names_tell_nothing(folder):
+    for n in "xy":
+        write(folder / n / "lgemri.nrrd", scan())
+        write(folder / n / "laendo.nrrd", blob(255))
+    assert found(folder, images="*/lgemri.nrrd", masks="*/laendo.nrrd") == {
+        f"{n}_lgemri": ("train", ["laendo.nrrd"]) for n in "xy"
+    }
+    with pytest.raises(DataError, match="no file in"):
+        planned(folder, masks="*/none.nrrd")
+
+
+def test_folder_of_masks_elsewhere(folder, tmp_path):
+    write(folder / "p1.nii.gz", scan())
+    write(tmp_path / "elsewhere" / "p1.nii.gz", blob())
+    assert found(folder, masks=str(tmp_path / "elsewhere")) == {"p1": ("train", ["p1.nii.gz"])}
+
+
+def test_channels_and_nnunet_folders(folder):
+    for name in ("imagesTr/a", "imagesTs/t", "imagesUn/u"):
+        for channel in (0, 1):
+            write(folder / f"{name}_{channel:04d}.nii.gz", scan(channel))
+    write(folder / "labelsTr" / "a.nii.gz", blob())
+    assert {i: s for i, (s, _) in found(folder).items()} == {"a": "train", "t": "test", "u": "unlabeled"}
+    assert planned(folder).plan.channels == ("channel0", "channel1")
+    assert planned(folder, channels=("T1", "T2")).plan.channels == ("T1", "T2")
+    with pytest.raises(DataError, match="expected 2 name"):
+        planned(folder, channels=("T1",))
+
+
+def test_year_in_a_name_is_no_channel(folder):
+    for year in (2019, 2020):
+        write(folder / f"scan_{year}.nii.gz", scan())
+    assert sorted(found(folder)) == ["scan_2019", "scan_2020"]
+
+
+def test_mask_without_scan(folder):
+    write(folder / "p1.nii.gz", scan())
+    write(folder / "p1_seg.nii.gz", blob())
+    write(folder / "p9_seg.nii.gz", blob())
+    with pytest.raises(DataError, match=r"1 mask\(s\) fit no scan: .*p9_seg"):
+        planned(folder)
+    assert found(folder, skip_orphans=True) == {"p1": ("train", ["p1_seg.nii.gz"])}
+
+
+def test_several_masks_of_one_scan(folder):
+    write(folder / "p1.nii.gz", scan())
+    for name in ("p1_mask", "p1_mask_1", "p1_mask_2"):
+        write(folder / f"{name}.nii.gz", blob(at=(2, 2, int(name[-1]) if name[-1].isdigit() else 0)))
+    assert found(folder) == {"p1": ("train", ["p1_mask.nii.gz", "p1_mask_1.nii.gz", "p1_mask_2.nii.gz"])}
+    write(folder / "p1_gt.nii.gz", blob())
+    with pytest.raises(DataError, match="several masks"):
+        planned(folder)
+
+
+def test_union_of_parts_is_written(folder, raw):
+    write(folder / "p1.nii.gz", scan())
+    write(folder / "p1_mask.nii.gz", blob(255))
+    write(folder / "p1_mask_1.nii.gz", blob(1, at=(3, 5, 4)))
+    write(folder / "p2.nii.gz", scan())
+    write(folder / "p2_mask.nii.gz", blob(255))  # one mask beside several: the same meaning
+    run("folder", "-i", folder, "-o", NAME)
+    expected = blob()
+    expected[3, 5, 4] = 1
+    np.testing.assert_array_equal(read(raw / NAME / "labelsTr/p1.nii.gz"), expected)
+    np.testing.assert_array_equal(read(raw / NAME / "labelsTr/p2.nii.gz"), blob())
+
+
+def test_values_are_named_and_made_consecutive(folder, raw):
+    write(folder / "p1.nii.gz", scan())
+    write(folder / "p2.nii.gz", scan())
+    write(folder / "p1_seg.nii.gz", blob(2))
+    write(folder / "p2_seg.nii.gz", blob(5))
+    plan = planned(folder).plan
+    assert plan.labels == {"background": 0, "label_2": 1, "label_5": 2}
+    assert planned(folder, labels=("liver", "tumour")).plan.values == {0: 0, 2: 1, 5: 2}
+    assert planned(folder, labels=("tumour=5", "liver=2")).plan.values == {0: 0, 5: 1, 2: 2}
+    assert planned(folder, labels=("background=0", "liver=2", "tumour")).plan.values == {0: 0, 2: 1, 5: 2}
+    run("folder", "-i", folder, "-o", NAME, "--labels", "tumour=5", "liver=2")
+    np.testing.assert_array_equal(read(raw / NAME / "labelsTr/p1.nii.gz"), blob(2))
+    np.testing.assert_array_equal(read(raw / NAME / "labelsTr/p2.nii.gz"), blob(1))
+    assert json.loads((raw / NAME / "dataset.json").read_text())["labels"] == {"background": 0, "tumour": 1, "liver": 2}
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        (("liver",), DataError, "5 has no name"),
+        (("a", "b", "c"), DataError, "c has no value"),
+        (("a=1", "b", "c"), DataError, None),
+        (("a", "a"), ConfigError, "twice"),
+        (("a=x",), ConfigError, "whole number"),
+    ],
+)
+def test_wrong_names(folder, labels, error, message):
+    write(folder / "p1.nii.gz", scan())
+    write(folder / "p1_seg.nii.gz", np.where(np.arange(5) == 4, 5, blob(2)).astype(np.uint8))
+    if message is None:  # a value that no mask holds may be named: another folder may hold it
+        assert planned(folder, labels=labels).plan.labels == {"background": 0, "a": 1, "b": 2, "c": 3}
+        return
+    with pytest.raises(error, match=message):
+        planned(folder, labels=labels)
+
+
+def test_scan_taken_for_a_mask(folder):
+    write(folder / "p1.nii.gz", scan())
+    write(folder / "p1_seg.nii.gz", scan(1))
+    with pytest.raises(DataError, match="no label map"):
+        planned(folder)
+    write(folder / "p1_seg.nii.gz", np.abs(scan(1)))
+    with pytest.raises(DataError, match="different values"):
+        planned(folder)
+
+
+def test_ct_is_recognised_by_its_values(folder):
+    write(folder / "p1.nii.gz", scan() - 1000)
+    write(folder / "p1_seg.nii.gz", blob())
+    assert planned(folder).plan.channels == ("CT",)
+    assert any("go down to -1" in note for note in planned(folder).notes)
+    assert planned(folder, channels=("MRI",)).plan.channels == ("MRI",)
+    write(folder / "p1.nii.gz", scan())
+    assert planned(folder).plan.channels == ("image",)
+
+
+def test_formats(folder):
+    for ending in (".nrrd", ".mha"):
+        write(folder / ending[1:] / f"p1{ending}", scan())
+        write(folder / ending[1:] / f"p1_seg{ending}", blob())
+        assert planned(folder / ending[1:]).plan.file_ending == ending
+    assert planned(folder).plan.file_ending == ".nii.gz"  # two formats: one that fits both
+
+
+def test_dry_run_writes_nothing_and_shows_all(folder, raw, capsys):
+    write(folder / "p1.nii.gz", scan())
+    write(folder / "p1_seg.nii.gz", blob())
+    write(folder / "p2.nrrd", scan())
+    (folder / "notes.docx").touch()
+    run("folder", "-i", folder, "-o", NAME, "--dry-run")
+    out = capsys.readouterr().out
+    assert not list(raw.iterdir())
+    assert [line.split() for line in out.splitlines() if line.startswith("p")] == [
+        ["p1", "imagesTr", "p1.nii.gz", "p1_seg.nii.gz", "link"],
+        ["p2", "imagesUn", "p2.nrrd", "-", "convert"],
+    ]
+    assert "1 files are neither scans nor masks: notes.docx" in out
+    assert plan_rows(planned(folder))[0][0] == "p1"
+
+
+def test_pictures(folder, raw):
+    for name in "ab":
+        picture(folder / "images" / f"{name}.jpg", gray(ord(name)))
+    mask = np.zeros((6, 9), np.uint8)
+    mask[1:3, 4:8] = 255
+    picture(folder / "masks" / "a.png", mask)
+    run("folder", "-i", folder, "-o", NAME)
+    dataset = raw / NAME
+    assert files(dataset)[2:] == ["imagesTr/a_0000.png", "imagesUn/b_0000.png", "labelsTr/a.png"]
+    np.testing.assert_array_equal(read(dataset / "labelsTr/a.png"), mask // 255)
+
+
+def test_masks_as_jpeg_are_cut_at_half(folder, raw):
+    picture(folder / "images" / "a.png", gray(shape=(16, 16)))
+    mask = np.zeros((16, 16), np.uint8)
+    mask[4:12, 4:12] = 255
+    picture(folder / "masks" / "a.jpg", mask)
+    assert len(np.unique(read(folder / "masks" / "a.jpg"))) > 2  # blurred, as JPEG does
+    run("folder", "-i", folder, "-o", NAME)
+    np.testing.assert_array_equal(read(raw / NAME / "labelsTr/a.png"), mask // 255)
+
+
+def test_colours_are_kept_where_all_pictures_have_them(folder):
+    red = np.zeros((6, 9, 3), np.uint8)
+    red[..., 0] = 200
+    picture(folder / "a.png", red)
+    assert planned(folder).plan.channels == ("R", "G", "B")
+    assert planned(folder, gray=True).plan.channels == ("image",)
+    picture(folder / "b.png", gray())
+    plan = planned(folder)
+    assert plan.plan.channels == ("image",)
+    assert "1 of 2 pictures have colours: made gray." in plan.notes
+
+
+def test_coloured_pictures_are_written_with_three_channels(folder, raw):
+    red = np.zeros((6, 9, 3), np.uint8)
+    red[..., 0], red[0, 0, 1] = 200, 90
+    picture(folder / "a.bmp", red)
+    picture(folder / "a_mask.png", np.eye(6, 9, dtype=np.uint8))
+    run("folder", "-i", folder, "-o", NAME)
+    np.testing.assert_array_equal(read(raw / NAME / "imagesTr/a_0000.png"), red)
+    channels = json.loads((raw / NAME / "dataset.json").read_text())["channel_names"]
+    assert channels == {"0": "R", "1": "G", "2": "B"}
+
+
+def test_pictures_among_volumes(folder):
+    write(folder / "p1.nii.gz", scan())
+    picture(folder / "thumbnail.png", gray())
+    with pytest.raises(DataError, match="1 pictures .*lie among 1 volumes"):
+        planned(folder)
+    assert found(folder, images="*.nii.gz") == {"p1": ("unlabeled", [])}
+
+
+def test_arrays(folder, raw):
+    np.savez(folder / "a.npz", data=scan(), seg=blob(3))
+    np.savez(folder / "b.npz", data=scan(1))
+    run("folder", "-i", folder, "-o", NAME, "--axes", "zyx", "--spacing", "0.5", "0.5", "2")
+    dataset = raw / NAME
+    assert files(dataset)[2:] == ["imagesTr/a_0000.nii.gz", "imagesUn/b_0000.nii.gz", "labelsTr/a.nii.gz"]
+    image = sitk.ReadImage(str(dataset / "imagesTr/a_0000.nii.gz"))
+    assert image.GetSpacing() == (0.5, 0.5, 2.0)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), scan())
+    np.testing.assert_array_equal(read(dataset / "labelsTr/a.nii.gz"), blob(1))
+    with pytest.raises(DataError, match="--image-key"):
+        planned(folder, image_key="ct")
+
+
+def test_nothing_to_convert(folder):
+    (folder / "a.docx").touch()
+    with pytest.raises(DataError, match="1 files of other kinds"):
+        planned(folder)
+    with pytest.raises(DataError, match="folder of scans"):
+        planned(folder / "missing")
+
+
+def test_bare_folder_alone_makes_no_dataset(folder, raw):
+    write(folder / "p1.nii.gz", scan())
+    with pytest.raises(DataError, match="--into"):
+        run("folder", "-i", folder, "-o", NAME)
+    assert not (raw / NAME).exists()
+
+
+def test_into_adds_bare_scans_once(folder, raw, tmp_path, capsys):
+    write(folder / "p1.nii.gz", scan())
+    write(folder / "p1_seg.nii.gz", blob())
+    run("folder", "-i", folder, "-o", NAME)
+    more = tmp_path / "more"
+    write(more / "new" / "q1.nrrd", scan(1))
+    write(more / "new" / "q2.nii.gz", scan(2))
+    write(more / "new" / "q2_seg.nii.gz", blob())  # its label is left out
+    run("folder", "-i", more, "--into", "701", "--dry-run")
+    assert not (raw / NAME / "imagesUn").exists()
+    run("folder", "-i", more, "--into", "701")
+    assert files(raw / NAME / "imagesUn") == ["q1_0000.nii.gz", "q2_0000.nii.gz"]
+    np.testing.assert_array_equal(read(raw / NAME / "imagesUn/q1_0000.nii.gz"), scan(1))
+    run("folder", "-i", more, "--into", "701")
+    assert "Added 0 scans" in capsys.readouterr().out
+    write(more / "p1.nii.gz", scan())
+    with pytest.raises(DataError, match="bear the name of a case in imagesTr: p1"):
+        run("folder", "-i", more, "--into", "701")
+
+
+def test_into_keeps_what_worked(folder, raw, tmp_path):
+    write(folder / "p1.nii.gz", scan())
+    write(folder / "p1_seg.nii.gz", blob())
+    run("folder", "-i", folder, "-o", NAME)
+    write(tmp_path / "more" / "q1.nii.gz", scan())
+    (tmp_path / "more" / "q2.nii.gz").write_bytes(b"broken")
+    with pytest.raises(DataError, match="1 of 2 scans could not be added"):
+        run("folder", "-i", tmp_path / "more", "--into", NAME)
+    assert files(raw / NAME / "imagesUn") == ["q1_0000.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name of a public dataset"),
+        (["folder"], "expected -i"),
+        (["folder", "-i", "."], "Expected -o"),
+        (["folder", "-i", ".", "--variant", "x"], "--variant is for public datasets only"),
+        (["busi", "-i", ".", "--masks", "x"], "--masks is for convert folder only"),
+        (["busy", "-i", ".", "-o", "1"], "There is no recipe 'busy'"),
+        (["busi", "-i", ".", "-o", "1", "--variant", "x"], "expected one of all, lesions"),
+        (["folder", "--about"], "for public datasets"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        run(*arguments)
