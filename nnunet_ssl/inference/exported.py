@@ -1,19 +1,22 @@
-"""What an exported model is: its description, its labels and its weights, all derived from the original's."""
+"""What an exported model is: its description, its labels and its weights, derived from the original's."""
 
 from __future__ import annotations
 
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
 from nnunet_ssl.errors import ConfigError
 from nnunet_ssl.inference.prompts import kept_channels
 from nnunet_ssl.tasks import BLOCK, IGNORE, TaskTable
+from nnunet_ssl.training.networks import planned_network
 
 STOCK_TRAINER = "nnUNetTrainer"
 PLANS_TASK = "task"  # in plans["nnunet_ssl"]: what a model that needs the plugin predicts unless asked else
@@ -21,23 +24,23 @@ PLANS_TASK = "task"  # in plans["nnunet_ssl"]: what a model that needs the plugi
 
 @dataclass(frozen=True)
 class Description:
-    """What an exported model says of itself.
+    """What a model says of itself.
 
     Attributes:
         trainer: name of the trainer.
         configuration: such as ``3d_fullres``.
         plans: content of plans.json.
         dataset_json: content of dataset.json.
-        channels: output channels of the original that are kept; ``None`` for all.
-        labels: value of each label that is predicted: before and now.
+        task: the only task or label that it predicts; ``None`` for all.
+        channels: the original's output channels that are left; ``None`` for all.
     """
 
     trainer: str
     configuration: str
     plans: dict[str, Any]
     dataset_json: dict[str, Any]
-    channels: list[int] | None
-    labels: dict[str, tuple[Any, Any]]
+    task: str | None = None
+    channels: tuple[int, ...] | None = None
 
     @property
     def identifier(self) -> str:
@@ -45,85 +48,94 @@ class Description:
         name = f"{self.trainer}__{self.plans['plans_name']}__{self.configuration}"
         return f"{self.plans['dataset_name']}/{name}"
 
+    @property
+    def table(self) -> TaskTable:
+        """Its tasks and labels."""
+        return TaskTable.from_dataset_json(self.dataset_json)
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """Value of every label that it predicts."""
+        prompts = self.table.prompts
+        kept = range(len(prompts)) if self.task is None else self.table.resolve(self.task)
+        return {prompts[k].label: self.dataset_json["labels"][prompts[k].label] for k in kept}
+
+
+def as_stock(original: Description, task: str | None) -> Description:
+    """A model of nnUNetTrainer. Its plans name says where it comes from, so that it replaces no other."""
+    method = original.trainer.removeprefix(STOCK_TRAINER).strip("_")
+    names = [original.plans["plans_name"], method, task or ""]
+    plans = {k: v for k, v in original.plans.items() if k != BLOCK}
+    plans["plans_name"] = "_".join(_for_path(name) for name in names if name)
+    whole = replace(original, trainer=STOCK_TRAINER, plans=plans)
+    if task is None:
+        return whole
+    table = original.table
+    prompts, full = table.resolve(task), len(table.prompts) + (0 if table.has_regions else 1)
+    channels = kept_channels(table, prompts, full).nonzero()[:, 0].tolist()
+    return replace(
+        whole, dataset_json=cut_labels(original.dataset_json, table, prompts), channels=tuple(channels)
+    )
+
+
+def as_prompted(original: Description, task: str | None) -> Description:
+    """A model that keeps its trainer and its label values. For one task its plans hold the wish for it."""
+    if task is None:
+        return original
+    plans = copy.deepcopy(original.plans)
+    plans["plans_name"] = f"{_for_path(plans['plans_name'])}_{_for_path(task)}"
+    plans.setdefault(BLOCK, {})[PLANS_TASK] = task
+    return replace(original, plans=plans, task=task)
+
+
+def stock_network(model: Description) -> nn.Module:
+    """The network that nnUNetTrainer builds for prediction, without memory for its weights."""
+    manager = PlansManager(copy.deepcopy(model.plans))
+    chosen = manager.get_configuration(model.configuration)
+    inputs = determine_num_input_channels(manager, chosen, model.dataset_json)
+    outputs = manager.get_label_manager(model.dataset_json).num_segmentation_heads
+    with torch.device("meta"):
+        return planned_network(chosen, inputs, outputs, deep_supervision=False)
+
 
 def is_stock(network: nn.Module, stock: nn.Module) -> bool:
-    """Whether two networks are one and the same but for their weights: class, layers, names, shapes, no hooks."""
+    """Whether two networks differ in nothing but weights: class, layers, names and shapes, and no hooks."""
     hooked = any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
     same = type(network) is type(stock) and repr(network) == repr(stock)
-    return same and not hooked and _shapes(network) == _shapes(stock)
+    return same and not hooked and state_shapes(network) == state_shapes(stock)
 
 
-def _shapes(network: nn.Module) -> dict[str, torch.Size]:
+def state_shapes(network: nn.Module) -> dict[str, torch.Size]:
+    """Shape of everything in a state dict."""
     return {key: tensor.shape for key, tensor in network.state_dict().items()}
-
-
-# What the copy says of itself
-
-
-def describe_stock(
-    plans: Mapping[str, Any],
-    dataset_json: Mapping[str, Any],
-    trainer: str,
-    configuration: str,
-    task: str | None,
-    prompts: list[int] | None,
-) -> Description:
-    """A model of nnUNetTrainer. Its plans name says where it comes from, so that it replaces no other."""
-    table = TaskTable.from_dataset_json(dataset_json)
-    names = [plans["plans_name"], trainer.removeprefix(STOCK_TRAINER).strip("_"), task if prompts else None]
-    new_plans = {k: v for k, v in plans.items() if k != BLOCK}
-    new_plans["plans_name"] = "_".join(_for_path(n) for n in names if n)
-    new_json, channels = dict(dataset_json), None
-    if prompts is not None:
-        new_json = cut_labels(dataset_json, table, prompts)
-        full = len(table.prompts) + (0 if table.has_regions else 1)
-        channels = kept_channels(table, prompts, full).nonzero()[:, 0].tolist()
-    kept = [p.label for k, p in enumerate(table.prompts) if prompts is None or k in prompts]
-    labels = {name: (dataset_json["labels"][name], new_json["labels"][name]) for name in kept}
-    return Description(STOCK_TRAINER, configuration, new_plans, new_json, channels, labels)
-
-
-def describe_prompted(
-    plans: Mapping[str, Any],
-    dataset_json: Mapping[str, Any],
-    trainer: str,
-    configuration: str,
-    task: str | None,
-    prompts: list[int] | None,
-) -> Description:
-    """A model that keeps its trainer and its label values. One task: its plans hold the wish for it."""
-    table, new_plans = TaskTable.from_dataset_json(dataset_json), copy.deepcopy(dict(plans))
-    if prompts is not None:
-        new_plans["plans_name"] = f"{plans['plans_name']}_{_for_path(str(task))}"
-        new_plans[BLOCK][PLANS_TASK] = task
-    kept = [p.label for k, p in enumerate(table.prompts) if prompts is None or k in prompts]
-    labels = {name: (dataset_json["labels"][name],) * 2 for name in kept}
-    return Description(trainer, configuration, new_plans, dict(dataset_json), None, labels)
 
 
 def cut_labels(dataset_json: Mapping[str, Any], table: TaskTable, prompts: Sequence[int]) -> dict[str, Any]:
     """dataset.json with the labels of some prompts only, their values numbered anew without gaps.
 
-    Regions keep their order of writing. Where each lists a single value it is listed twice: by a list of
-    several, nnU-Net knows that labels are regions, and the network was trained for regions.
+    Regions keep the order in which they are written. Where each holds a single value it is listed twice: by
+    a list of several nnU-Net knows that labels are regions, which the network was trained for.
     """
     values = [p.value if isinstance(p.value, tuple) else (p.value,) for p in table.prompts]
-    order = dataset_json.get("regions_class_order") if table.has_regions else None
-    written = [order[k] for k in prompts] if order else []
-    number = {v: n for n, v in enumerate(sorted({*written, *(v for k in prompts for v in values[k])}), 1)}
+    order = dataset_json["regions_class_order"] if table.has_regions else ()
+    written = [order[k] for k in prompts] if table.has_regions else []
+    left = sorted({*written, *(v for k in prompts for v in values[k])})
+    number = {value: n for n, value in enumerate(left, start=1)}
+    repeat = 2 if all(len(values[k]) == 1 for k in prompts) else 1
     labels: dict[str, Any] = {"background": 0}
-    single = all(len(values[k]) == 1 for k in prompts)
     for k in prompts:
         new = [number[v] for v in values[k]]
-        labels[table.prompts[k].label] = (new * 2 if single else new) if table.has_regions else new[0]
+        labels[table.prompts[k].label] = new * repeat if table.has_regions else new[0]
     if IGNORE in dataset_json["labels"]:
         labels[IGNORE] = len(number) + 1
-    new_json = {k: v for k, v in dataset_json.items() if k not in (BLOCK, "labels", "regions_class_order")}
-    return new_json | {"labels": labels} | ({"regions_class_order": [number[v] for v in written]} if order else {})
+    cut = {k: v for k, v in dataset_json.items() if k not in (BLOCK, "regions_class_order")} | {
+        "labels": labels
+    }
+    return cut | ({"regions_class_order": [number[v] for v in written]} if table.has_regions else {})
 
 
 def cut_channels(
-    weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], channels: list[int]
+    weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], channels: Sequence[int]
 ) -> dict[str, Tensor]:
     """Weights of a network with fewer outputs: of tensors whose shape differs, the rows of some channels.
 
@@ -132,13 +144,16 @@ def cut_channels(
         shapes: of the network with ``len(channels)`` outputs.
         channels: the outputs to keep.
     """
-    cut = {k: w if w.shape == shapes[k] else w[channels] for k, w in weights.items()}
+    cut = {k: w if w.shape == shapes[k] else w[list(channels)] for k, w in weights.items()}
     wrong = [k for k, w in cut.items() if w.shape != shapes[k]]
     if wrong:
-        raise ConfigError(f"Cannot take single labels out of this network: see {', '.join(wrong)}.")
+        raise ConfigError(
+            f"Single labels cannot be taken out of this network ({', '.join(wrong)} do not split by label). "
+            "Export it without --task."
+        )
     return cut
 
 
 def _for_path(name: str) -> str:
-    """A name for nnU-Net's folders, which are split at double underscores."""
-    return re.sub(r"_{2,}", "_", re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII))
+    """A name for nnU-Net's folders, whose names are split at double underscores."""
+    return re.sub(r"_{2,}", "_", re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII)).strip("_")

@@ -7,17 +7,19 @@ does not need lies under ``training_only``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunet_ssl.nn.multi_decoder import TRAINING_ONLY, MultiDecoderUNet, Result, detached_decoder
+from nnunet_ssl.nn.multi_decoder import MultiDecoderUNet, detached_decoder
 
 SECOND, REGRESSION, SECOND_REGRESSION = "second", "regression", "second_regression"
 HEAD_STD = 1e-3
+Result = TypeVar("Result")
 
 
 class Branch(NamedTuple):
@@ -26,35 +28,190 @@ class Branch(NamedTuple):
     Attributes:
         segmentation: logits (B, channels, *spatial_s), the full resolution first; one entry without deep
             supervision.
-        regression: signed distance maps (B, K, *spatial) in (-1, 1), float32; ``None`` without the head.
+        regression: signed distance maps (B, K, *spatial) in (-1, 1), in float32; ``None`` without the head.
     """
 
     segmentation: list[Tensor]
     regression: Tensor | None
 
 
-def run_branches(parts: Any, x: Tensor) -> list[Branch]:
-    """One pass through the encoder and one through each decoder the network has: all of an update."""
-    skips = parts.encoder(x)
-    branches = [_branch(parts.decoder, skips, parts.extra_or_none(REGRESSION))]
-    second = parts.extra_or_none(SECOND)
-    if second is not None:
-        branches.append(_branch(second, skips, parts.extra_or_none(SECOND_REGRESSION)))
+def run_branches(parts: Any, x: Tensor, second: bool, regression: bool) -> list[Branch]:
+    """All of an update: one pass through the encoder and one through each decoder.
+
+    Args:
+        parts: ``MultiDecoderUNet`` or ``TwoBranchUNet``.
+        x: images (B, C, *spatial).
+        second: whether the second decoder runs.
+        regression: whether the regression heads run.
+    """
+    skips, decoders = parts.encoder(x), [(parts.decoder, REGRESSION)]
+    if second:
+        decoders.append((parts.extra(SECOND), SECOND_REGRESSION))
+    branches = []
+    for decoder, head in decoders:
+        outputs, features = decode(decoder, skips, parts.decoder.deep_supervision)
+        branches.append(Branch(outputs, parts.extra(head)(features) if regression else None))
     return branches
 
 
 def decode(decoder: Any, skips: Sequence[Tensor], deep_supervision: bool) -> tuple[list[Tensor], Tensor]:
-    """What nnU-Net's decoder computes, its last features too.
+    """What nnU-Net's decoder computes, with its last features.
 
     Returns:
         Logits, the full resolution first (and alone without deep supervision), and the features
-        (B, C, *spatial) that the last of them were made from.
+        (B, C, *spatial) behind it.
     """
     x, outputs = skips[-1], []
-    for stage, upsample, skip, layer in zip(
-        decoder.stages, decoder.transpconvs, skips[-2::-1], _aligned(decoder), strict=True
-    ):
-        x = stage(torch.cat([upsample(x), skip], 1))
-        if layer is not None and (deep_supervision or layer is decoder.seg_layers[-1]):
-            outputs.append(layer(x))
-    return outputs[::-1], x
+    for s in range(len(decoder.stages)):
+        x = decoder.stages[s](torch.cat([decoder.transpconvs[s](x), skips[-(s + 2)]], 1))
+        if deep_supervision:
+            outputs.append(decoder.seg_layers[s](x))
+    return (outputs[::-1] if deep_supervision else [decoder.seg_layers[-1](x)]), x
+
+
+class InterpolatedUpsampling(nn.Module):
+    """Linear interpolation and a 1x1 convolution, in place of a transposed convolution.
+
+    Both are linear and act on different axes, so they may change places: the convolution goes first, where
+    it has a fraction of the voxels to work on.
+
+    Args:
+        transposed: the layer to replace; its channels and stride are taken over.
+    """
+
+    def __init__(self, transposed: nn.Module) -> None:
+        super().__init__()
+        layer: Any = transposed
+        convolution = {nn.ConvTranspose2d: nn.Conv2d, nn.ConvTranspose3d: nn.Conv3d}[type(layer)]
+        self.conv = convolution(layer.in_channels, layer.out_channels, 1, bias=layer.bias is not None)
+        nn.init.kaiming_normal_(self.conv.weight, a=1e-2)  # as nnU-Net starts its convolutions
+        if self.conv.bias is not None:
+            nn.init.zeros_(self.conv.bias)
+        self.stride = tuple(float(s) for s in layer.stride)
+        self.mode = {2: "bilinear", 3: "trilinear"}[len(self.stride)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, *spatial) to (B, C_out, *(spatial * stride))."""
+        return F.interpolate(self.conv(x), scale_factor=self.stride, mode=self.mode)
+
+
+class RegressionHead(nn.Module):
+    """H_r: a 1x1 convolution and tanh.
+
+    It starts near 0: with He's size tanh would be saturated, and k R of T_r2s in the hundreds.
+
+    Args:
+        decoder: the decoder whose last features it reads.
+        maps: number K of distance maps.
+    """
+
+    def __init__(self, decoder: Any, maps: int) -> None:
+        super().__init__()
+        layer = decoder.seg_layers[-1]
+        self.conv = type(layer)(layer.in_channels, maps, 1)
+        nn.init.normal_(self.conv.weight, std=HEAD_STD)
+        nn.init.zeros_(self.conv.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, *spatial) to (B, K, *spatial), in float32: near a border R is small."""
+        signed: Tensor = torch.tanh(self.conv(features).float())
+        return signed
+
+
+def interpolating_decoder(planned: nn.Module, deep_supervision: bool) -> Any:
+    """The decoder of a planned network with interpolation in place of its transposed convolutions."""
+    decoder = detached_decoder(planned, deep_supervision)
+    decoder.transpconvs = nn.ModuleList([InterpolatedUpsampling(layer) for layer in decoder.transpconvs])
+    return decoder
+
+
+def regression_heads(maps: int, decoder: Any, second: Any | None) -> dict[str, nn.Module]:
+    """The heads of one or two decoders, under their names."""
+    heads: dict[str, nn.Module] = {REGRESSION: RegressionHead(decoder, maps)}
+    if second is not None:
+        heads[SECOND_REGRESSION] = RegressionHead(second, maps)
+    return heads
+
+
+class TwoBranchUNet(nn.Module):
+    """Like ``MultiDecoderUNet``, but prediction is the mean of both decoders' probabilities.
+
+    The output are logits whose softmax (or sigmoid, of regions) is that mean, so that all that nnU-Net makes
+    of logits is right.
+
+    Args:
+        planned: nnU-Net's network; its encoder and decoder are taken over.
+        second: the second decoder; with all segmentation layers, so that weights load in every mode.
+        has_background: whether the channels are classes (softmax) or regions (sigmoid).
+        training_only: named parts that prediction does not use.
+    """
+
+    def __init__(
+        self, planned: nn.Module, second: nn.Module, has_background: bool, **training_only: nn.Module
+    ) -> None:
+        super().__init__()
+        self.encoder: Any = planned.encoder
+        self.decoder: Any = planned.decoder
+        # Names with "seg_layers": see MultiDecoderUNet.
+        self.second = nn.ModuleDict({"seg_layers": second})
+        self.training_only = nn.ModuleDict({"seg_layers": nn.ModuleDict(training_only)})
+        self.has_background = has_background
+
+    def extra(self, name: str) -> Any:
+        """A part by the name that it has in ``MultiDecoderUNet``."""
+        if name == SECOND:
+            return self.second["seg_layers"]
+        parts: Any = self.training_only["seg_layers"]
+        return parts[name]
+
+    def forward(
+        self, x: Tensor, run: Callable[[TwoBranchUNet, Tensor], Result] | None = None
+    ) -> Tensor | list[Tensor] | Result:
+        """Mean logits (a list of resolutions with deep supervision), or what ``run`` returns."""
+        if run is not None:
+            return run(self, x)
+        deep, skips = self.decoder.deep_supervision, self.encoder(x)
+        both = [decode(d, skips, deep)[0] for d in (self.decoder, self.extra(SECOND))]
+        outputs = [mean_logits(a, b, self.has_background) for a, b in zip(*both, strict=True)]
+        return outputs if deep else outputs[0]
+
+    def compute_conv_feature_map_size(self, input_size: tuple[int, ...]) -> int:
+        """Size of all feature maps of inference, by which nnU-Net's planner measures VRAM."""
+        return int(self.encoder.compute_conv_feature_map_size(input_size)) + 2 * int(
+            self.decoder.compute_conv_feature_map_size(input_size)
+        )
+
+
+def mean_logits(a: Tensor, b: Tensor, has_background: bool) -> Tensor:
+    """Logits of the mean of two predictions' probabilities; in float32, stable however sure they are.
+
+    Args:
+        a: logits (B, channels, *spatial).
+        b: logits of the same shape.
+        has_background: classes (softmax over channels) or regions (sigmoid each).
+    """
+    a, b = a.float(), b.float()
+    if has_background:
+        return torch.logaddexp(a.log_softmax(1), b.log_softmax(1)) - math.log(2)
+    yes = torch.logaddexp(F.logsigmoid(a), F.logsigmoid(b))
+    no = torch.logaddexp(F.logsigmoid(-a), F.logsigmoid(-b))
+    return yes - no
+
+
+def branched_network(
+    planned: nn.Module, second: nn.Module | None, maps: int, mean_of: bool, has_background: bool
+) -> nn.Module:
+    """Put a network of one or two branches together.
+
+    Args:
+        planned: nnU-Net's network.
+        second: another decoder, by ``interpolating_decoder``.
+        maps: distance maps of each branch; 0 for no regression heads.
+        mean_of: whether prediction is the mean of both branches.
+        has_background: whether the channels are classes.
+    """
+    parts: dict[str, nn.Module] = regression_heads(maps, planned.decoder, second) if maps else {}
+    if mean_of:
+        assert second is not None
+        return TwoBranchUNet(planned, second, has_background, **parts)
+    return MultiDecoderUNet(planned, **parts if second is None else {SECOND: second, **parts})

@@ -80,6 +80,11 @@ class TimmUNet(nn.Module):
         for part in (self.decoder.stages, self.decoder.transpconvs, self.decoder.seg_layers):
             part.apply(initialize)
 
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """Logits, a list of resolutions with deep supervision."""
+        outputs: Tensor | list[Tensor] = self.decoder(self.encoder(x))
+        return outputs
+
 
 def check_timm_plans(patch_size: Sequence[int], strides: Sequence[int | Sequence[int]]) -> None:
     """Raise ``ConfigError`` if a ConvNeXt cannot stand in for a planned encoder.
