@@ -6,6 +6,7 @@
 | ``nnUNetTrainerVerSemi`` | VerSemi: many datasets, one network, unlabelled scans of unknown task |
 | ``nnUNetTrainerUniSeMi`` | UniSeMi: VerSemi without the auxiliary prompt constraint |
 | ``nnUNetTrainerPICK`` | PICK: predicted targets are masked, rebuilt and segmented again |
+| ``nnUNetTrainerDBiSL`` | DBiSL: segmentation and signed distance, tied by transforms both ways |
 | ``nnUNetTrainerProPL`` | ProPL: sentences as prompts, calibrated pseudo-labels, several tasks at once |
 | ``nnUNetTrainerMeanTeacher`` | Mean Teacher: to compare with; the teacher is the result |
 | ``nnUNetTrainerBCP`` | bidirectional copy-paste: to compare with |

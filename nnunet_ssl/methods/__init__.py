@@ -5,6 +5,7 @@ method knows is an error.
 """
 
 from nnunet_ssl.methods.bcp import BCPConfig
+from nnunet_ssl.methods.dbisl import DBiSLConfig
 from nnunet_ssl.methods.mean_teacher import MeanTeacherConfig
 from nnunet_ssl.methods.pick import PICKConfig
 from nnunet_ssl.methods.propl import ProPLConfig
@@ -16,6 +17,7 @@ CONFIGS: tuple[type, ...] = (
     UniSeMiConfig,
     VerSemiConfig,
     PICKConfig,
+    DBiSLConfig,
     ProPLConfig,
     MeanTeacherConfig,
     BCPConfig,

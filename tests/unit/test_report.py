@@ -1,0 +1,319 @@
+"""The report: its answers on made-up scores, what it says of incomplete benchmarks, and the page itself."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from nnunet_ssl.benchmark.plan import ALL, BASELINE, Fold, Plan, Run, Settings, Wish
+from nnunet_ssl.benchmark.workplace import Workplace
+from nnunet_ssl.commands import report
+from nnunet_ssl.errors import DataError
+from nnunet_ssl.report.answers import answers, bounds, headline, p_value, points, sentence, signed
+from nnunet_ssl.report.overlays import chosen_cases, overlay_picture
+from nnunet_ssl.report.page import make_page
+from nnunet_ssl.report.plots import efficiency_plot, training_plot
+from nnunet_ssl.report.results import Results, read_results
+from nnunet_ssl.report.tables import label_rows, method_rows
+
+GOOD, BAD = "nnUNetTrainerGood", "nnUNetTrainerBad"
+LABELS = {"background": 0, "left": 1, "right": 2}
+CASES = tuple(f"t{i:02d}" for i in range(12))
+
+
+def make_plan(folder: Path, seeds: tuple[int, ...] = (0, 1), labeled: tuple[str, ...] = ("2", "8")) -> Plan:
+    settings = Settings("Dataset901_One", "3d_fullres", "small", test="12")
+    folds = tuple(
+        Fold(
+            0, seed, n, tuple(f"c{i}" for i in range(20 if n == ALL else int(n))), ("v",), ("u",) * (n != ALL)
+        )
+        for seed in seeds
+        for n in (*labeled, ALL)
+    )
+    plan = Plan(settings, Wish((GOOD, BAD), labeled, seeds), (CASES,), folds)
+    place = Workplace(folder, settings)
+    for target in (place.raw, place.preprocessed):
+        target.mkdir(parents=True)
+        description = {"labels": LABELS, "file_ending": ".nii.gz", "channel_names": {"0": "MR"}}
+        (target / "dataset.json").write_text(json.dumps(description))
+    options = {"num_epochs": 3, "num_iterations_per_epoch": 40}
+    (place.preprocessed / "small.json").write_text(json.dumps({"nnunet_ssl": {"options": options}}))
+    (folder / "benchmark.json").write_text(json.dumps(plan.to_json()))
+    return plan
+
+
+def finish(folder: Path, plan: Plan, run: Run, dice: NDArray[np.float64]) -> None:
+    """Leave what a run leaves. ``dice``: (cases, 2)."""
+    target = Workplace(folder, plan.settings).run(run)
+    target.mkdir(parents=True)
+    cases = [
+        {
+            "case": case,
+            "task": "all",
+            "labels": {
+                name: {"Dice": d, "Jaccard": d / (2 - d), "HD95": 9 * (1 - d), "ASD": 3 * (1 - d)}
+                | {"n_pred": 90 if d else 0, "n_ref": 100}
+                for name, d in zip(("left", "right"), row, strict=True)
+            },
+        }
+        for case, row in zip(CASES, dice.tolist(), strict=True)
+    ]
+    labels = {"left": {"task": "all"}, "right": {"task": "all"}}
+    content = {"unit": "mm", "mean": {"labels": labels}, "cases": cases}
+    (target / "evaluation.json").write_text(json.dumps(content))
+    curves = {"ssl/labeled": [1.0, 0.6, 0.5], "ssl_weight/labeled": [1.0] * 3, "ema_fg_dice": [0.1, 0.4, 0.5]}
+    if run.method != BASELINE:
+        curves |= {"ssl/unlabeled": [0.4, None, 0.2], "ssl_weight/unlabeled": [0.0, 0.5, 1.0]}
+        curves["ssl_monitor/coverage"] = [0.2, 0.5, 0.7]
+        curves["dice_per_class_or_region"] = [[0.1], [0.2], [0.3]]
+    (target / "curves.json").write_text(json.dumps({"curves": curves, "gpu": None}))
+    command = f"nnUNetv2_train 901 3d_fullres {run.fold} -tr {run.method}"
+    done = {"seconds": {"1 Train": 70.0}, "commands": [command], "versions": {"torch": "9.9"}}
+    (target / "done.json").write_text(json.dumps(done))
+
+
+def dice_of(run: Run, good: float = 0.03, bad: float = -0.02) -> NDArray[np.float64]:
+    """Cases differ, seeds differ a little, and methods by what is asked for, give or take."""
+    base = np.linspace(0.7, 0.9, len(CASES))[:, None] + np.array([[0.0, 0.04]])
+    base = base + {"2": -0.1, "8": 0.0, ALL: 0.05}[run.labeled] + 0.004 * run.seed
+    jitter = np.random.default_rng(len(run.method)).normal(0, 0.004, base.shape)
+    return np.round(base + {GOOD: good, BAD: bad}.get(run.method, 0.0) + jitter, 6)
+
+
+def make_results(folder: Path, seeds: tuple[int, ...] = (0, 1), **effects: float) -> Results:
+    plan = make_plan(folder, seeds)
+    for run in plan.runs():
+        finish(folder, plan, run, dice_of(run, **effects))
+    return read_results(folder)
+
+
+# Answers
+
+
+def test_gain_and_loss_are_said(tmp_path: Path) -> None:
+    results = make_results(tmp_path)
+    found = answers(results)
+    assert [(a.labeled, a.method, a.verdict) for a in found] == [
+        ("2", GOOD, "gain"),
+        ("2", BAD, "loss"),
+        ("8", GOOD, "gain"),
+        ("8", BAD, "loss"),
+    ]
+    first = found[0]
+    run = {m: dice_of(Run(m, 0, 0, "2", 0)).mean() for m in (BASELINE, GOOD)}
+    assert first.dice.difference == pytest.approx(run[GOOD] - run[BASELINE])
+    assert first.dice.mean_a == pytest.approx(run[BASELINE] + 0.002)  # mean of two seeds
+    assert first.all_labels == pytest.approx(dice_of(Run(BASELINE, 0, 0, ALL, 0)).mean() + 0.002)
+    assert first.by_seed == pytest.approx((first.dice.difference,) * 2)
+    assert first.p == pytest.approx(4 * 2**-11) and first.dice.n == 12  # four comparisons, all of one sign
+    text = sentence(first, results)
+    assert re.fullmatch(
+        r"With 2 labels: supervised 72\.\d, Good 75\.\d, \+3\.\d \[2\.\d, 3\.\d\], p = 0\.002; all labels 87\.\d\. "
+        r"Gain: 2\d% of the gap to all labels\.",
+        text,
+    )
+    assert "Loss: worse than the supervised baseline." in sentence(found[1], results)
+    assert headline(found, results).startswith("Yes: Good gains +3.")
+    assert "2 of 4 comparisons show no gain" in headline(found, results)
+
+
+def test_no_gain_is_said_as_plainly(tmp_path: Path) -> None:
+    results = make_results(tmp_path, good=0.0, bad=0.0)
+    found = answers(results)
+    assert {a.verdict for a in found} == {"no gain"}
+    assert headline(found, results) == "No gain: no method is shown to beat the supervised baseline."
+    assert sentence(found[0], results).endswith("No gain shown.")
+    assert "No gain: no method" in make_page(results).html
+
+
+def test_losses_are_said_where_nothing_gains(tmp_path: Path) -> None:
+    results = make_results(tmp_path, good=-0.05)
+    assert headline(answers(results), results).endswith("and 4 of 4 comparisons show a loss.")
+
+
+def test_few_cases_cannot_tell(tmp_path: Path) -> None:
+    plan = dataclasses.replace(make_plan(tmp_path, (0,)), tests=(CASES[:4],))
+    (tmp_path / "benchmark.json").write_text(json.dumps(plan.to_json()))
+    for run in plan.runs():
+        finish(tmp_path, plan, run, dice_of(run))
+        file = Workplace(tmp_path, plan.settings).run(run) / "evaluation.json"
+        content = json.loads(file.read_text())
+        file.write_text(json.dumps(content | {"cases": content["cases"][:4]}))
+    results = read_results(tmp_path)
+    found = answers(results)
+    assert {a.verdict for a in found} == {"too few cases"}
+    assert headline(found, results) == "Too few test cases (4) to tell whether any method helps."
+    assert "cannot give less than p = 0.125" in sentence(found[0], results)
+
+
+def test_words_for_numbers() -> None:
+    assert (points(0.8214), points(float("nan"))) == ("82.1", "-")
+    assert (signed(0.019), signed(-0.004), signed(-0.0001)) == ("+1.9", "\u22120.4", "0.0")
+    assert bounds(-0.01, 0.031) == "[\u22121.0, 3.1]"
+    assert (p_value(0.0004), p_value(0.0041), p_value(float("nan"))) == ("< 0.001", "0.004", "-")
+
+
+def test_fractions_are_named_with_their_cases(tmp_path: Path) -> None:
+    results = make_results(tmp_path)
+    fold = dataclasses.replace(results.plan.folds[0], labeled="0.1")
+    other = dataclasses.replace(results, plan=dataclasses.replace(results.plan, folds=(fold,)))
+    assert other.name_of_labels("0.1") == "10% of the labels (2)"
+    assert results.name_of_labels(ALL) == "all 20 labels"
+
+
+# What is not complete
+
+
+def test_failed_and_missing_runs_are_named_and_the_rest_is_reported(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    place = Workplace(tmp_path, plan.settings)
+    runs = plan.runs()
+    for run in runs:
+        if run.method == BAD and run.labeled == "2":
+            place.run(run).mkdir(parents=True)
+            error = {"run": run.name, "error": "out of <memory>\nmore"}
+            (place.run(run) / "failed.json").write_text(json.dumps(error))
+        elif not (run.method == GOOD and run.seed == 1):
+            finish(tmp_path, plan, run, dice_of(run))
+    results = read_results(tmp_path)
+    found = answers(results)
+    assert [(a.labeled, a.method, a.seeds) for a in found] == [
+        ("2", GOOD, (0,)),
+        ("8", GOOD, (0,)),
+        ("8", BAD, (0, 1)),
+    ]
+    page = make_page(results)
+    assert "10 of 14 runs are done, 2 failed, 2 are still to do" in page.markdown
+    assert "out of &lt;memory&gt;" in page.html and "out of <memory>" in page.markdown
+    assert f"{GOOD}/labeled_8/seed_1" in page.html
+
+
+def test_nothing_to_report(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    place = Workplace(tmp_path, plan.settings)
+    place.run(plan.runs()[0]).mkdir(parents=True)
+    (place.run(plan.runs()[0]) / "failed.json").write_text('{"error": "no GPU"}')
+    with pytest.raises(DataError, match=r"nothing to report\.\n  .*labeled_2/seed_0: no GPU"):
+        read_results(tmp_path)
+
+
+def test_only_a_baseline_is_done(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    finish(tmp_path, plan, plan.runs()[0], dice_of(plan.runs()[0]))
+    page = make_page(read_results(tmp_path))
+    assert "No comparison is complete yet." in page.html
+
+
+# Tables and pictures
+
+
+def test_tables_count_what_was_missed(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    for run in plan.runs():
+        dice = dice_of(run)
+        if run.method == BAD and run.seed == 1:
+            dice[3, 1] = 0.0
+        finish(tmp_path, plan, run, dice)
+    results = read_results(tmp_path)
+    rows = method_rows(results)["rows"]
+    assert [row[:3] for row in rows[:3]] == [["2 labels", n, 2] for n in ("supervised", "Good", "Bad")]
+    assert [row[-1] for row in rows[:3]] == ["0 of 48", "0 of 48", "1 of 48"]
+    assert rows[-1][0] == "all 20 labels"
+    per_label = label_rows(results)
+    assert per_label is not None
+    assert [row[2] for row in per_label["rows"][:4]] == ["left", "right", "left", "right"]
+    assert per_label["rows"][0][4] == "" and per_label["rows"][2][4].startswith("+3.")
+
+
+def test_plots_are_svg_and_show_every_curve(tmp_path: Path) -> None:
+    results = make_results(tmp_path)
+    for plot in (efficiency_plot(results), training_plot(results, GOOD)):
+        assert plot is not None
+        ElementTree.fromstring(plot)
+    drawn = training_plot(results, GOOD)
+    assert drawn is not None and drawn == training_plot(results, GOOD)  # same content, same file
+    for title in ("labeled", "unlabeled", "monitor: coverage", "online validation Dice"):
+        assert f"<!-- {title}" in drawn
+    assert "<!-- dice_per_class" not in drawn
+    assert "<!-- supervised, all 20 labels" in efficiency_plot(results)
+
+
+def write_map(file: Path, value: Any) -> None:
+    array = np.zeros((6, 40, 50), np.float32 if file.name.endswith("_0000.nii.gz") else np.uint8)
+    array[2:5, 10:20, 10:20] = value
+    array[2:4, 25:30, 12:22] = 2 * value
+    file.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(file))
+
+
+def test_worst_and_median_cases(tmp_path: Path) -> None:
+    results = make_results(tmp_path)
+    assert chosen_cases(results, "2") == {"worst": "t00", "median": "t06"}
+    assert overlay_picture(results, "2") is None  # no scans
+    place = results.place
+    for case in ("t00", "t06"):
+        write_map(place.test_images(0) / f"{case}_0000.nii.gz", 1.5)
+        write_map(place.test_labels(0) / f"{case}.nii.gz", 1)
+        for run in results.done:
+            write_map(place.run(run) / "predictions" / f"{case}.nii.gz", 1)
+    drawn = overlay_picture(results, "2")
+    assert drawn is not None and drawn[0].startswith(b"\x89PNG")
+    page = make_page(results)
+    assert "worst case t00, median case t06" in page.html
+    (place.run(next(iter(results.done))) / "predictions" / "t00.nii.gz").unlink()
+    again = overlay_picture(results, "2")
+    assert again is not None and len(again[0]) < len(drawn[0])  # the other case alone
+
+
+# The page
+
+
+def test_the_page_is_one_file_and_answers_first(tmp_path: Path) -> None:
+    page = make_page(make_results(tmp_path / "b"))
+    html = page.html
+    addresses = re.findall(r'(?:src|href)="([^"]*)"', html)
+    assert addresses and all(a.startswith("data:image/") for a in addresses)
+    for address in addresses:
+        base64.b64decode(address.split(",", 1)[1], validate=True)
+    assert "<script" not in html and "http:" not in re.sub(r"data:[^\"]*", "", html)
+    order = [
+        html.index(text)
+        for text in ("Yes: Good gains", "With 2 labels:", "<img", "All numbers", "What happened", "To repeat")
+    ]
+    assert order == sorted(order)
+    for text in (
+        "torch 9.9",
+        "3 epochs of 40 updates",
+        "nnUNetv2_train 901 3d_fullres 0",
+        "export nnUNet_raw=",
+    ):
+        assert text in html and text in page.markdown
+    assert "by seed 0: +" in html
+
+
+def test_the_command_writes_page_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_results(tmp_path / "b")
+    parser = argparse.ArgumentParser()
+    report.add_arguments(parser)
+    report.run(parser.parse_args(["-i", str(tmp_path / "b"), "-o", str(tmp_path / "out")]))
+    said = capsys.readouterr().out
+    assert said.startswith("Yes: Good gains") and str(tmp_path / "out" / "report.html") in said
+    markdown = (tmp_path / "out" / "report.md").read_text()
+    shown = re.findall(r"\]\((pictures/[^)]*)\)", markdown)
+    assert len(shown) == 4 and all((tmp_path / "out" / name).is_file() for name in shown)
+    table = [line for line in markdown.splitlines() if line.startswith("| 2 labels")]
+    assert len(table) == 3 + 6 and {line.count("|") for line in table[:3]} == {9}
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="cannot be written"):
+        report.run(parser.parse_args(["-i", str(tmp_path / "b"), "-o", str(tmp_path / "file")]))
