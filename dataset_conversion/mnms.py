@@ -11,8 +11,9 @@ Layout::
 
 Labels: 1 LVBP, 2 LVM, 3 RV, named as in nnU-Net's Dataset114_MNMs.
 What is done: the frames at end diastole and end systole are cut out of the four-dimensional files; the table
-    is read by nnU-Net's converter. Headers whose axes are not orthogonal, for which nnU-Net's converter
-    leaves out the validation part, are straightened. Case ids begin with the vendor: ``A_A0S9V9_frame00``.
+    is read by nnU-Net's read_csv (its own command stops in make_out_dirs with nnunetv2 2.8.1). Headers whose
+    axes are not orthogonal, for which nnU-Net's converter leaves out the validation part, are straightened.
+    Case ids begin with the vendor: ``A_A0S9V9_frame00``.
 Variants: ``labeled`` (default): the 320 labelled subjects (A 95, B 125, C 50, D 50), all in imagesTr;
     ``all``: the 25 unlabelled subjects of vendor C too, in imagesUn. Do not use ``all`` to leave out vendor
     C: every fold sees imagesUn.

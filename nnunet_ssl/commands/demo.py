@@ -1,7 +1,7 @@
 """Show the whole way, from nothing: draw phantom scans of two tasks, train, predict, score.
 
 A baseline and nnUNetTrainerVerSemi get the same few labelled scans and the same number of updates; VerSemi
-sees unlabelled scans as well. Takes about twelve minutes on two cores. Run again after an interruption, it goes
+sees unlabelled scans as well. Takes about 12 minutes on 2 cores. Run again after an interruption, it goes
 on.
 """
 

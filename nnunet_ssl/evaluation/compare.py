@@ -7,6 +7,7 @@ two masks that are not empty), the pair is left out and counted: read a distance
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,8 +61,8 @@ class Comparison:
         return -self.difference if self.metric in SMALLER_IS_BETTER else self.difference
 
 
-def compare(a: Scores, b: Scores) -> list[Comparison]:
-    """Compare two models in every metric: each label, then the mean of labels.
+def compare(a: Scores, b: Scores, metrics: Sequence[str] | None = None) -> list[Comparison]:
+    """Compare two models in every metric, or in some: each label, then the mean of labels.
 
     Cases that only one of them was scored on are left out.
 
@@ -82,7 +83,8 @@ def compare(a: Scores, b: Scores) -> list[Comparison]:
         )
     a, b = a.select(shared), b.select(shared)
     _check_references(a, b)
-    return [c for metric in a.values if metric in b.values for c in _compare_metric(a, b, metric)]
+    chosen = [m for m in a.values if m in b.values] if metrics is None else metrics
+    return [c for metric in chosen for c in _compare_metric(a, b, metric)]
 
 
 def wilcoxon(differences: NDArray[np.float64]) -> float:

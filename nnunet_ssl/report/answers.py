@@ -145,8 +145,8 @@ def _answer(results: Results, method: str, labeled: str) -> Answer | None:
         return None
 
     def dice(chosen: Sequence[int]) -> Comparison:
-        rows = compare(results.mean(BASELINE, labeled, chosen), results.mean(method, labeled, chosen))
-        return next(c for c in rows if c.metric == "Dice" and c.label == OVERALL)
+        pair = [results.mean(m, labeled, chosen) for m in (BASELINE, method)]
+        return next(c for c in compare(*pair, metrics=["Dice"]) if c.label == OVERALL)
 
     overall = dice(seeds)
     complete = results.seeds((BASELINE, ALL))

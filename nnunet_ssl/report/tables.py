@@ -47,8 +47,8 @@ def label_rows(results: Results) -> dict[str, Any] | None:
             continue
         name = results.name_of_labels(labeled)
         pair = [results.mean(m, labeled, seeds) for m in (BASELINE, method)]
-        for row in compare(*pair):
-            if row.metric == "Dice" and row.label != OVERALL:
+        for row in compare(*pair, metrics=["Dice"]):
+            if row.label != OVERALL:
                 against = ["", ""]
                 if method != BASELINE:
                     against = [f"{signed(row.difference)} {bounds(row.low, row.high)}", p_value(row.p)]

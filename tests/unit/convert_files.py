@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import SimpleITK as sitk
+from PIL import Image
 from skimage import io
 
 SHAPE = (4, 6, 5)  # slices, rows, columns: all different, so that a swapped axis shows
@@ -40,7 +41,10 @@ def write(path, array, **geometry):
 
 def picture(path, pixels):
     path.parent.mkdir(parents=True, exist_ok=True)
-    io.imsave(path, pixels, check_contrast=False)
+    if pixels.dtype == bool:
+        Image.fromarray(pixels).save(path)  # one bit per pixel
+    else:
+        io.imsave(path, pixels, check_contrast=False)
     return path
 
 
