@@ -181,8 +181,8 @@ def _values_of(job: Path | tuple[Path, str]) -> set[int]:
     wrong = values[(values < 0) | (values != np.rint(values))]
     if wrong.size:
         raise DataError(
-            f"{path} holds values such as {wrong[0]:g}: it is no label map. Is it a scan? Say with --images and "
-            "--masks which files are which."
+            f"{path} holds values such as {wrong[0]:g}: it is no label map. Is it a scan? Say with --images "
+            "and --masks which files are which."
         )
     return {int(value) for value in values}
 

@@ -75,8 +75,8 @@ def fold_with_last(labeled: Sequence[str], ordered: Sequence[str], val: int) -> 
 def drawn(cases: Iterable[Case], share: float, purpose: str) -> list[str]:
     """A share of the cases, in whole groups, drawn by a hash: the same on every machine.
 
-    Groups are taken in a fixed order until the number of cases is nearest to the share (the fewer of two), but at least one; so
-    a larger share holds every smaller one of the same purpose.
+    Groups are taken in a fixed order until the number of cases is nearest to the share (the fewer of two),
+    but at least one; so a larger share holds every smaller one of the same purpose.
     """
     groups: dict[str, list[str]] = {}
     for case in cases:

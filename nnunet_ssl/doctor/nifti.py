@@ -1,7 +1,7 @@
 """What ITK, which reads NIfTI for nnU-Net, does not say: damaged files and NaN.
 
 It reads a file that is cut off or whose checksum is wrong without a word, filling up with 0, and turns NaN
-into 0. So the stored bytes are gone through before, in pieces; the reader finds the file in the system's cache.
+into 0. So the stored bytes are gone through before, in pieces; the reader finds the file in the cache then.
 """
 
 from __future__ import annotations

@@ -103,11 +103,12 @@ def headline(found: Sequence[Answer], results: Results) -> str:
     if gains:
         best = max(gains, key=lambda answer: answer.dice.difference)
         text = (
-            f"Yes: {short_name(best.method)} gains {signed(best.dice.difference)} Dice points with "
+            f"Yes: {short_name(best.method)} gains {points(best.dice.difference)} Dice points with "
             f"{results.name_of_labels(best.labeled)}."
         )
         others = len(found) - len(gains)
-        return text + (f" {others} of {len(found)} comparisons show no gain." if others else "")
+        worse = f", {len(losses)} of them a loss" if losses else ""
+        return text + (f" {others} of {len(found)} comparisons show no gain{worse}." if others else "")
     text = "No gain: no method is shown to beat the supervised baseline"
     return f"{text}, and {len(losses)} of {len(found)} comparisons show a loss." if losses else f"{text}."
 
@@ -145,8 +146,8 @@ def _answer(results: Results, method: str, labeled: str) -> Answer | None:
         return None
 
     def dice(chosen: Sequence[int]) -> Comparison:
-        pair = [results.mean(m, labeled, chosen) for m in (BASELINE, method)]
-        return next(c for c in compare(*pair, metrics=["Dice"]) if c.label == OVERALL)
+        baseline, own = (results.mean(m, labeled, chosen) for m in (BASELINE, method))
+        return next(c for c in compare(baseline, own, metrics=["Dice"]) if c.label == OVERALL)
 
     overall = dice(seeds)
     complete = results.seeds((BASELINE, ALL))

@@ -24,6 +24,7 @@ from nnunet_ssl.tasks import LabelValue, TaskTable
 
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2", "#F0E442")
 _REFERENCE = "#FFFFFF"
+_WIDTH = 2.3  # of a panel, in inches
 _MARGIN = 0.35  # of the object's size, around it
 _SMALLEST = 24  # voxels that a crop measures at least
 
@@ -180,8 +181,10 @@ def _draw(rows: Mapping[str, tuple[NDArray[Any], float, list[Panel]]], labels: S
     from matplotlib.lines import Line2D
 
     columns = max(len(panels) for _, _, panels in rows.values())
-    figure = Figure(figsize=(2.3 * columns, 2.6 * len(rows) + 0.4), layout="constrained")
-    axes = figure.subplots(len(rows), columns, squeeze=False)
+    heights = [_WIDTH * image.shape[0] * aspect / image.shape[1] for image, aspect, _ in rows.values()]
+    height = sum(heights) + 0.25 * len(rows) + 0.4  # titles and legend
+    figure = Figure(figsize=(_WIDTH * columns, height), layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
     for line, (title, (image, aspect, panels)) in zip(axes, rows.items(), strict=True):
         low, high = np.percentile(image, (1, 99))
         for panel in line:

@@ -61,7 +61,7 @@ def make_page(results: Results) -> Page:
     efficiency = Picture(
         "efficiency.svg",
         "Mean Dice over the number of labelled cases, with 95 % intervals over the test cases; faint points "
-        "are single seeds.",
+        "are single seeds. These intervals are of each mean; the paired differences above are known better.",
         efficiency_plot(results).encode(),
     )
     training = [

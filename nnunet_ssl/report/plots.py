@@ -22,6 +22,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = "sD^vP*X"
 _GREY = "#444444"
 _COLUMNS = 3
+_FEW_EPOCHS = 10
 
 Curves = Mapping[str, Sequence[Sequence[float]]]  # labels to one curve for each seed
 
@@ -103,13 +104,13 @@ def training_plot(results: Results, method: str) -> str | None:
 
 
 def _draw(axes: Any, seeds: Sequence[Sequence[float]], **style: Any) -> None:
-    """Mean over seeds as a line, each seed faintly; one epoch alone as a point."""
+    """Mean over seeds as a line, each seed faintly; few epochs as points, too."""
     length = min(len(curve) for curve in seeds)
     stack = np.array([[np.nan if v is None else v for v in curve[:length]] for curve in seeds], float)
-    marker = "o" if length == 1 else None
+    marker = "o" if length < _FEW_EPOCHS else None
     if len(stack) > 1:
         axes.plot(stack.T, color=style["color"], alpha=0.25, lw=0.8)
-    axes.plot(stack.mean(0), lw=1.6, marker=marker, **style)
+    axes.plot(stack.mean(0), lw=1.6, marker=marker, ms=3.5, **style)
 
 
 def _draw_weight(axes: Any, seeds: Sequence[Sequence[float]]) -> None:

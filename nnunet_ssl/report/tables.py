@@ -46,8 +46,8 @@ def label_rows(results: Results) -> dict[str, Any] | None:
         if not seeds:
             continue
         name = results.name_of_labels(labeled)
-        pair = [results.mean(m, labeled, seeds) for m in (BASELINE, method)]
-        for row in compare(*pair, metrics=["Dice"]):
+        baseline, own = (results.mean(m, labeled, seeds) for m in (BASELINE, method))
+        for row in compare(baseline, own, metrics=["Dice"]):
             if row.label != OVERALL:
                 against = ["", ""]
                 if method != BASELINE:

@@ -29,7 +29,8 @@ FAST = ("-device", "cpu", "-npp", "1", "-nps", "1", "--disable_tta", "--disable_
 # Runs an entry point of nnU-Net where nnunet_ssl cannot be imported
 BLOCKED = """
 import sys, importlib
-sys.modules = {name: m for name, m in sys.modules.items() if name.split(".")[0] != "nnunet_ssl"}
+for name in [n for n in sys.modules if n.split(".")[0] == "nnunet_ssl"]:
+    del sys.modules[name]  # start-up files of an installation import it
 class Block:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] == "nnunet_ssl":

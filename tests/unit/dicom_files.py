@@ -11,7 +11,9 @@ SPACING = (0.5, 0.75, 3.0)  # between columns, between rows, between slices
 ORIGIN = (-10.0, 20.0, 100.0)
 
 
-def write_series(folder, hounsfield, series=None, flip_numbers=False, modality="CT", positions=None, prefix="1-"):
+def write_series(
+    folder, hounsfield, series=None, flip_numbers=False, modality="CT", positions=None, prefix="1-"
+):
     """A series of an array (slices, rows, columns); slice 0 lies lowest. Returns the data sets in that order.
 
     ``flip_numbers`` counts InstanceNumber from the top, as some scanners do.
@@ -43,7 +45,11 @@ def write_series(folder, hounsfield, series=None, flip_numbers=False, modality="
 def write_structures(path, slices, structures):
     """An RTSTRUCT. ``structures`` is name -> list of contours, each (slice, [(x, y) in mm, ...])."""
     ds = _empty(RTSTRUCT_STORAGE)
-    ds.Modality, ds.SeriesInstanceUID, ds.StudyInstanceUID = "RTSTRUCT", generate_uid(), slices[0].StudyInstanceUID
+    ds.Modality, ds.SeriesInstanceUID, ds.StudyInstanceUID = (
+        "RTSTRUCT",
+        generate_uid(),
+        slices[0].StudyInstanceUID,
+    )
     series = Dataset()
     series.SeriesInstanceUID = slices[0].SeriesInstanceUID
     study, frame = Dataset(), Dataset()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -76,7 +77,7 @@ def case(
 ) -> CaseFacts:
     """A case with one channel of noise of its own; a label of ``values`` in imagesTr."""
     geometry = geometry or grid()
-    channels = channels or (channel(abs(hash((folder, name))) % 2**32, geometry),)
+    channels = channels or (channel(zlib.crc32(f"{folder}/{name}".encode()), geometry),)
     label = None
     if folder == "imagesTr" and values is not None:
         counts = {float(v): 10 for v in values}

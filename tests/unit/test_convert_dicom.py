@@ -98,7 +98,11 @@ def structures(folder, flip=False):
     write_structures(
         folder / "patient1" / "rt" / "structures.dcm",
         slices,
-        {"Liver": [(1, outer), (1, hole), (2, outer)], "Tumour": [(2, hole)], "BODY": [(0, rectangle(0, 0, 8, 6))]},
+        {
+            "Liver": [(1, outer), (1, hole), (2, outer)],
+            "Tumour": [(2, hole)],
+            "BODY": [(0, rectangle(0, 0, 8, 6))],
+        },
     )
     expected = np.zeros(SHAPE, np.uint8)
     expected[1:3, 1:6, 1:5] = 1
@@ -174,7 +178,8 @@ def test_segmentation_becomes_a_label(tmp_path, raw):
     np.testing.assert_array_equal(read(label), expected)
 
 
-# NIH Pancreas-CT ------------------------------------------------------------------------------------------------
+# NIH Pancreas-CT
+# ------------------------------------------------------------------------------------------------
 
 
 def pancreas(folder, number, flip=False, tissue=80):

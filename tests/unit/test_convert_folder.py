@@ -37,7 +37,9 @@ def planned(folder, **options):
 
 def found(folder, **options):
     """Identifier -> subset and names of the masks."""
-    return {p.identifier: (p.subset, [m.path.name for m in p.masks]) for p in planned(folder, **options).pairs}
+    return {
+        p.identifier: (p.subset, [m.path.name for m in p.masks]) for p in planned(folder, **options).pairs
+    }
 
 
 def run(*arguments):
@@ -46,7 +48,17 @@ def run(*arguments):
     command.run(parser.parse_args([*map(str, arguments), "-np", "1"]))
 
 
-SUFFIXES = ["_mask", "_seg", "-label", ".gt", "_segmentation", "_ground_truth", " annotation", "_ROI", "_MASK"]
+SUFFIXES = [
+    "_mask",
+    "_seg",
+    "-label",
+    ".gt",
+    "_segmentation",
+    "_ground_truth",
+    " annotation",
+    "_ROI",
+    "_MASK",
+]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -59,7 +71,13 @@ def test_masks_beside_scans(folder, suffix):
 
 @pytest.mark.parametrize(
     ("images", "masks"),
-    [("images", "masks"), ("imagesTr", "labelsTr"), ("img", "gt"), ("", "segmentations"), ("scans", "annotations")],
+    [
+        ("images", "masks"),
+        ("imagesTr", "labelsTr"),
+        ("img", "gt"),
+        ("", "segmentations"),
+        ("scans", "annotations"),
+    ],
 )
 def test_masks_in_a_folder_of_their_own(folder, images, masks):
     write(folder / images / "p1.nii.gz", scan())
@@ -174,7 +192,11 @@ def test_values_are_named_and_made_consecutive(folder, raw):
     run("folder", "-i", folder, "-o", NAME, "--labels", "tumour=5", "liver=2")
     np.testing.assert_array_equal(read(raw / NAME / "labelsTr/p1.nii.gz"), blob(2))
     np.testing.assert_array_equal(read(raw / NAME / "labelsTr/p2.nii.gz"), blob(1))
-    assert json.loads((raw / NAME / "dataset.json").read_text())["labels"] == {"background": 0, "tumour": 1, "liver": 2}
+    assert json.loads((raw / NAME / "dataset.json").read_text())["labels"] == {
+        "background": 0,
+        "tumour": 1,
+        "liver": 2,
+    }
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,19 @@ import SimpleITK as sitk
 from nnunet_ssl.conversion import images
 from nnunet_ssl.conversion.geometry import Grid, check_values, fit_label, grid_of_file, mapped, same_grid
 from nnunet_ssl.errors import DataError
-from tests.unit.convert_files import DIRECTION, ORIGIN, SHAPE, SPACING, blob, gray, itk, picture, read, scan, write
+from tests.unit.convert_files import (
+    DIRECTION,
+    ORIGIN,
+    SHAPE,
+    SPACING,
+    blob,
+    gray,
+    itk,
+    picture,
+    read,
+    scan,
+    write,
+)
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha", ".mhd"])
@@ -111,7 +123,9 @@ def test_arrays_in_both_orders_of_axes(tmp_path):
     swapped = images.read_array(tmp_path / "a.npz", "img", "xyz")
     assert swapped.GetSize() == SHAPE
     assert swapped.GetPixel(1, 2, 3) == scan()[1, 2, 3]
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(images.read_array(tmp_path / "a.npz", "flat", "zyx")), gray())
+    np.testing.assert_array_equal(
+        sitk.GetArrayFromImage(images.read_array(tmp_path / "a.npz", "flat", "zyx")), gray()
+    )
     with pytest.raises(DataError, match="img, flat"):
         images.read_array(tmp_path / "a.npz", "image")
 

@@ -41,7 +41,8 @@ def named(folder):
     return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
 
 
-# all of them -----------------------------------------------------------------------------------------------------
+# all of them
+# -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -64,7 +65,9 @@ def test_recipes_are_thin_and_named_after_their_files():
     assert recipe_names() == files_
     for path in (REPOSITORY / "dataset_conversion").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            assert not (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dataset_conversion"))
+            assert not (
+                isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dataset_conversion")
+            )
 
 
 def test_names_are_forgiving_and_unknown_ones_listed():
@@ -88,7 +91,8 @@ def test_download_is_found_in_folders_of_its_own_name(tmp_path):
         locate(tmp_path / "z", layouts)
 
 
-# left atrium -----------------------------------------------------------------------------------------------------
+# left atrium
+# -----------------------------------------------------------------------------------------------------
 
 LABELED = ("06SR5RBREL16DQ6M8LWS", "5BHTH9RHH3PQT913I59W")  # the first and the 16th
 TESTED = ("UPT6DX9IQY9JAZ7HJKA7", "ZQPMJ4XEC5A4BISD45P1")
@@ -142,7 +146,11 @@ def test_left_atrium_h5(raw, download):
 
 def test_published_lists_are_whole():
     atrium_, brats, amos = (load_recipe(n) for n in ("left_atrium", "brats2019", "amos"))
-    assert len(atrium_.TEST) == 20 and len(set(atrium_.LABELED)) == 16 and not atrium_.TEST & set(atrium_.LABELED)
+    assert (
+        len(atrium_.TEST) == 20
+        and len(set(atrium_.LABELED)) == 16
+        and not atrium_.TEST & set(atrium_.LABELED)
+    )
     assert all(len(name) == 20 for name in (*atrium_.TEST, *atrium_.LABELED))
     parts = (brats.TEST, brats.VALIDATION, brats.FIRST_OF_TRAIN)
     assert [len(set(p)) for p in parts] == [60, 25, 50]
@@ -154,7 +162,8 @@ def test_published_lists_are_whole():
     assert (len(load_recipe("msd_spleen").TEST), len(load_recipe("msd_lung").TEST)) == (11, 13)
 
 
-# Medical Segmentation Decathlon ----------------------------------------------------------------------------------
+# Medical Segmentation Decathlon
+# ----------------------------------------------------------------------------------
 
 
 def decathlon(folder, prefix, labelled, bare, width=1):
@@ -183,7 +192,10 @@ def test_spleen(raw, download):
 
 def test_bare_test_scans_of_the_decathlon(raw, download):
     decathlon(download / "Task09_Spleen", "spleen", (2, 46), (1, 7))
-    assert plan_recipe("msd_spleen", download, NAME).counts() == {"train": 1, "test": 1}  # never among labelled ones
+    assert plan_recipe("msd_spleen", download, NAME).counts() == {
+        "train": 1,
+        "test": 1,
+    }  # never among labelled ones
     assert plan_recipe("msd_spleen", download, NAME, "all").counts() == {"train": 2, "test": 2}
     assert plan_recipe("msd_spleen", download, NAME, test_as_unlabeled=True).counts() == {
         "train": 1,
@@ -203,7 +215,8 @@ def test_lung_and_hippocampus(raw, download):
     assert plan.counts() == {"train": 1, "test": 1}
 
 
-# BTCV, AMOS, ACDC ------------------------------------------------------------------------------------------------
+# BTCV, AMOS, ACDC
+# ------------------------------------------------------------------------------------------------
 
 
 def test_btcv(raw, download):
@@ -284,7 +297,8 @@ def test_acdc_is_that_of_nnunet_with_labels_for_the_test(raw, download):
     assert all(f["unlabeled"] == [] for f in made)
 
 
-# M&Ms ------------------------------------------------------------------------------------------------------------
+# M&Ms
+# ------------------------------------------------------------------------------------------------------------
 
 
 def mnms(folder, skew=False):
@@ -368,7 +382,8 @@ def test_mnms_with_the_unlabelled_subjects(raw, download):
         plan_recipe("mnms", download, NAME)
 
 
-# BraTS 2019 ------------------------------------------------------------------------------------------------------
+# BraTS 2019
+# ------------------------------------------------------------------------------------------------------
 
 PATIENTS = {
     "HGG": ("TCIA02_370", "CBICA_ASA", "CBICA_AAP", "TCIA02_309"),  # two of train, one of val, one of test
@@ -402,7 +417,9 @@ def test_brats_whole_tumour(raw, download, ending):
 
 
 def test_brats_regions_are_those_of_nnunet(raw, download, tmp_path):
-    from nnunetv2.dataset_conversion.Dataset043_BraTS19 import copy_BraTS_segmentation_and_convert_labels_to_nnUNet
+    from nnunetv2.dataset_conversion.Dataset043_BraTS19 import (
+        copy_BraTS_segmentation_and_convert_labels_to_nnUNet,
+    )
 
     brats(download, ".nii.gz")
     dataset = make("brats2019", download, "regions")

@@ -55,7 +55,8 @@ def check_shares(dataset, train):
     return shares
 
 
-# breast ----------------------------------------------------------------------------------------------------------
+# breast
+# ----------------------------------------------------------------------------------------------------------
 
 
 def busi(folder, count=8):
@@ -64,7 +65,9 @@ def busi(folder, count=8):
             name = folder / kind / f"{kind} ({n})"
             picture(name.with_name(f"{name.name}.png"), colours(gray(n)))
             mask = square(1, 1) if kind != "normal" else np.zeros((6, 9), np.uint8)
-            picture(name.with_name(f"{name.name}_mask.png"), mask > 0 if n == 2 else mask)  # one-bit files occur
+            picture(
+                name.with_name(f"{name.name}_mask.png"), mask > 0 if n == 2 else mask
+            )  # one-bit files occur
     picture(folder / "benign" / "benign (3)_mask_1.png", colours(square(4, 6)))  # with colour channels, too
 
 
@@ -77,7 +80,9 @@ def test_busi(raw, download):
     np.testing.assert_array_equal(label, (square(1, 1) + square(4, 6)) // 255)  # both lesions
     np.testing.assert_array_equal(read(dataset / "labelsTr/busi_benign2.png"), square(1, 1) // 255)
     assert read(dataset / "labelsTr/busi_normal1.png").max() == 0
-    shares = check_shares(dataset, [f"busi_{k}{n}" for k in ("benign", "malignant", "normal") for n in range(1, 9)])
+    shares = check_shares(
+        dataset, [f"busi_{k}{n}" for k in ("benign", "malignant", "normal") for n in range(1, 9)]
+    )
     assert [len(one["train"]) for one in shares] == [1, 2, 4]  # of 18: 1.125, 2.25 and 4.5, the fewer of two
     assert len(shares[0]["val"]) == 6
 
@@ -106,7 +111,8 @@ def test_size_of_mask_and_image_must_agree(raw, download):
         make("udiat", download)
 
 
-# fetal head ------------------------------------------------------------------------------------------------------
+# fetal head
+# ------------------------------------------------------------------------------------------------------
 
 
 def ellipse_outline(shape, centre, radii):
@@ -114,16 +120,26 @@ def ellipse_outline(shape, centre, radii):
     rows, columns = np.indices(shape)
     inside = ((rows - centre[0]) / radii[0]) ** 2 + ((columns - centre[1]) / radii[1]) ** 2 <= 1
     inner = inside.copy()
-    inner[1:-1, 1:-1] = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:] & inside[1:-1, 1:-1]
+    inner[1:-1, 1:-1] = (
+        inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:] & inside[1:-1, 1:-1]
+    )
     inner[[0, -1]] = inner[:, [0, -1]] = False
     return inside, (inside & ~inner).astype(np.uint8) * 255
 
 
 def test_hc18_outline_becomes_its_area(raw, download):
     cut = {}
-    for name, centre in (("000_HC", (30, 40)), ("010_HC", (30, 5)), ("010_2HC", (28, 40)), ("011_HC", (2, 40))):
+    for name, centre in (
+        ("000_HC", (30, 40)),
+        ("010_HC", (30, 5)),
+        ("010_2HC", (28, 40)),
+        ("011_HC", (2, 40)),
+    ):
         inside, outline = ellipse_outline((60, 80), centre, (20, 30))
-        if name in ("010_HC", "011_HC"):  # the edge of the picture cuts the head: the outline stays open there
+        if name in (
+            "010_HC",
+            "011_HC",
+        ):  # the edge of the picture cuts the head: the outline stays open there
             outline[:, 0] = np.where(inside[:, 0] & (np.indices((60,))[0] % 60 > 0), 0, outline[:, 0])
             outline[0] = 0
         cut[name] = inside
@@ -155,7 +171,8 @@ def test_hc18_blank_outline(raw, download):
         make("hc18", download)
 
 
-# heart -----------------------------------------------------------------------------------------------------------
+# heart
+# -----------------------------------------------------------------------------------------------------------
 
 
 def camus_label():
@@ -182,7 +199,9 @@ def test_camus_nifti(raw, download, dimensions):
     lists.mkdir()
     (lists / "subgroup_testing.txt").write_text("patient0002\n")
     dataset = make("camus", download)
-    assert files(dataset / "imagesTs") == [f"patient0002_{v}_{p}_0000.png" for v in ("2CH", "4CH") for p in ("ED", "ES")]
+    assert files(dataset / "imagesTs") == [
+        f"patient0002_{v}_{p}_0000.png" for v in ("2CH", "4CH") for p in ("ED", "ES")
+    ]
     np.testing.assert_array_equal(read(dataset / "imagesTr/patient0003_4CH_ES_0000.png"), gray(3))
     np.testing.assert_array_equal(read(dataset / "labelsTr/patient0003_4CH_ES.png"), camus_label())
     one = splits(dataset)["propl-1of8"][0]
@@ -204,8 +223,8 @@ def test_camus_first_release(raw, download):
 
 
 def test_values_beyond_a_byte_are_stretched():
-    image = sitk.GetImageFromArray(np.array([[0.0, 100.0], [200.0, 400.0]]))
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(to_bytes(image)), [[0, 64], [128, 255]])
+    image = sitk.GetImageFromArray(np.array([[0.0, 100.0], [300.0, 400.0]]))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(to_bytes(image)), [[0, 64], [191, 255]])
     within = sitk.GetImageFromArray(np.array([[0.4, 254.6]]))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(to_bytes(within)), [[0, 255]])
     flat = sitk.GetImageFromArray(np.full((2, 2), 300.0))
@@ -264,7 +283,8 @@ def test_hmc_qu_incomplete(raw, download):
         plan_recipe("hmc_qu", download, NAME)
 
 
-# ovary -----------------------------------------------------------------------------------------------------------
+# ovary
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_mmotu(raw, download):
@@ -288,7 +308,8 @@ def test_mmotu(raw, download):
         plan_recipe("mmotu", download, NAME)
 
 
-# thyroid ---------------------------------------------------------------------------------------------------------
+# thyroid
+# ---------------------------------------------------------------------------------------------------------
 
 
 def jpeg_mask(path, mask):
@@ -331,7 +352,10 @@ def test_tg3k_keeps_sweeps_whole(raw, download):
 
 
 def ddti_mark(number, *polygons):
-    regions = [{"points": [{"x": x, "y": y} for x, y in p], "annotation": None, "regionType": "freehand"} for p in polygons]
+    regions = [
+        {"points": [{"x": x, "y": y} for x, y in p], "annotation": None, "regionType": "freehand"}
+        for p in polygons
+    ]
     return f"<mark><image>{number}</image><svg>{json.dumps(regions) if polygons else ''}</svg></mark>"
 
 
@@ -355,13 +379,20 @@ def test_ddti_polygons(raw, download):
     both = box.copy()
     both[10:15, 20:25] = 1
     labels = {p.stem: read(p) for p in (dataset / "labelsTr").iterdir()}
-    assert sorted(labels) == ["ddti_1_1", "ddti_2_2", "ddti_3_1"]  # 3.xml is cut off, but its points are whole
+    assert sorted(labels) == [
+        "ddti_1_1",
+        "ddti_2_2",
+        "ddti_3_1",
+    ]  # 3.xml is cut off, but its points are whole
     for name, area in (("ddti_1_1", both), ("ddti_2_2", box), ("ddti_3_1", box)):
         differs = np.argwhere(labels[name] != area)
         assert len(differs) <= 30 and labels[name].sum() > 0
         assert (labels[name] <= area).all()  # the right and lower border may belong to the outside
         assert labels[name][7, 8] == 1 and labels[name][3, 3] == 0
-    assert files(dataset / "imagesUn") == ["ddti_2_1_0000.png", "ddti_4_1_0000.png"]  # no outline is no blank mask
+    assert files(dataset / "imagesUn") == [
+        "ddti_2_1_0000.png",
+        "ddti_4_1_0000.png",
+    ]  # no outline is no blank mask
 
 
 def test_ddti_broken_xml(raw, download):

@@ -285,13 +285,17 @@ def test_fold_with_last_never_gives_a_case_two_parts():
 
 
 def test_split_says_where_it_comes_from_and_what_is_missing(raw, source):
-    split = Split("paper-1", "Paper 2025", [fold(["a"], ["b"], ["a", "b", "z"])], chosen_on_test=True, note="Note.")
+    split = Split(
+        "paper-1", "Paper 2025", [fold(["a"], ["b"], ["a", "b", "z"])], chosen_on_test=True, note="Note."
+    )
     folder, _ = writer.write_dataset(plan(source, splits=[split]))
     (one,) = json.loads((folder / "splits" / "paper-1.json").read_text())
     assert (one["train"], one["val"], one["unlabeled"]) == (["a"], ["b"], [])
     assert one["source"] == "Paper 2025" and one["models_chosen_on_test"] is True
     assert one["missing_cases"] == 1
-    assert one["note"].startswith("Note. The official code keeps the checkpoint that is best on the test cases")
+    assert one["note"].startswith(
+        "Note. The official code keeps the checkpoint that is best on the test cases"
+    )
     assert split.is_usable({"a", "b"}) and not split.is_usable({"a"})
 
 

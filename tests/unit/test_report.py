@@ -125,8 +125,8 @@ def test_gain_and_loss_are_said(tmp_path: Path) -> None:
         text,
     )
     assert "Loss: worse than the supervised baseline." in sentence(found[1], results)
-    assert headline(found, results).startswith("Yes: Good gains +3.")
-    assert "2 of 4 comparisons show no gain" in headline(found, results)
+    assert headline(found, results).startswith("Yes: Good gains 3.")
+    assert "2 of 4 comparisons show no gain, 2 of them a loss." in headline(found, results)
 
 
 def test_no_gain_is_said_as_plainly(tmp_path: Path) -> None:
