@@ -25,7 +25,7 @@ figcaption { color: var(--soft); font-size: .9rem; margin-top: .35rem; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th { text-align: left; font-weight: 600; border-bottom: 2px solid var(--line); }
 th, td { padding: .35rem .7rem .35rem 0; vertical-align: top; font-variant-numeric: tabular-nums; }
-td { border-bottom: 1px solid var(--line); } 
+td { border-bottom: 1px solid var(--line); }
 table.numbers td, table.numbers th { white-space: nowrap; } td.wrap { overflow-wrap: anywhere; }
 pre { background: var(--panel); padding: .75rem .9rem; border-radius: 6px; font-size: .8rem;
   line-height: 1.45; white-space: pre-wrap; overflow-wrap: anywhere; }
@@ -35,7 +35,8 @@ details { margin: .6rem 0; } summary { cursor: pointer; font-weight: 600; }
 
 _TABLE = """
 {% macro table(data) %}
-<div class="scroll"><table class="numbers"><thead><tr>{% for h in data.header %}<th>{{ h }}</th>{% endfor %}</tr></thead>
+<div class="scroll"><table class="numbers">
+<thead><tr>{% for h in data.header %}<th>{{ h }}</th>{% endfor %}</tr></thead>
 <tbody>{% for row in data.rows %}<tr>{% for c in row %}<td>{{ c }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
 {% endmacro %}

@@ -1,4 +1,4 @@
-"""DICOM: series, structures and segmentations in a folder, and NIH Pancreas-CT with its upside-down labels."""
+"""DICOM: series, structures and segmentations in a folder, and NIH Pancreas-CT with its turned labels."""
 
 import nibabel
 import numpy as np
@@ -183,7 +183,7 @@ def test_segmentation_becomes_a_label(tmp_path, raw):
 
 
 def pancreas(folder, number, flip=False, tissue=80):
-    """A patient as TCIA has it: the label's voxels in the order column, row, InstanceNumber, under a wrong header."""
+    """A patient as TCIA has it: label voxels by column, row, InstanceNumber, under a wrong header."""
     label = blob(shape=SHAPE)
     scan = np.where(label > 0, tissue, -900)
     patient = folder / "manifest-1" / "Pancreas-CT" / f"PANCREAS_{number:04d}" / "11-24-2015-study" / "series"

@@ -56,7 +56,7 @@ def test_recipe_is_complete(name):
         values = sorted(v for v in recipe.labels.values() if isinstance(v, int))
         assert recipe.labels["background"] == 0 and values == list(range(len(values)))
         assert recipe.layouts and all(recipe.layouts.values())
-        written = {v for v in recipe.values.values()} or set(values)
+        written = set(recipe.values.values()) or set(values)
         assert {0, 1} <= written
 
 
