@@ -21,6 +21,9 @@ from nnunet_ssl.errors import ConfigError
 
 ConfigT = TypeVar("ConfigT")
 
+# No weight depends on these, so a training may go on with others.
+FREE_OPTIONS = ("save_every", "preview_every", "monitor_batches", "monitor_hidden_labels")
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -38,6 +41,10 @@ class TrainingConfig:
         save_every: epochs between two checkpoints.
         preview_every: epochs between two strips of pictures in the fold's folder, for methods that draw some;
             0 for none.
+        monitor_batches: unlabelled batches per epoch of which the monitor measures the pseudo-labels; 0 for
+            none.
+        monitor_hidden_labels: read the labels that the split hides, for the curve of the pseudo-labels' Dice
+            alone.
         unlabeled_batch_size: unlabelled patches per update; ``None`` takes the plans' batch size.
         seed: seeds network, masks and, without augmentation workers, the patches; ``None`` for random ones.
     """
@@ -52,6 +59,8 @@ class TrainingConfig:
     oversample_foreground_percent: float = 0.33
     save_every: int = 50
     preview_every: int = 50
+    monitor_batches: int = 8
+    monitor_hidden_labels: bool = False
     unlabeled_batch_size: int | None = None
     seed: int | None = None
 
@@ -59,6 +68,7 @@ class TrainingConfig:
         for name in ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "save_every"):
             check_range(name, getattr(self, name), low=1)
         check_range("preview_every", self.preview_every, low=0)
+        check_range("monitor_batches", self.monitor_batches, low=0)
         check_range("initial_lr", self.initial_lr, low=0, open_low=True)
         check_range("weight_decay", self.weight_decay, low=0)
         check_range("oversample_foreground_percent", self.oversample_foreground_percent, low=0, high=1)

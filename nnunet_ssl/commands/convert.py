@@ -26,6 +26,7 @@ HELP = "make a dataset from a public download or from any folder of scans"
 
 _FOLDER_ONLY = (
     "images",
+    "modality",
     "masks",
     "labels",
     "channels",
@@ -117,6 +118,9 @@ def _add_folder_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--into", metavar="ID", help="add the scans to imagesUn of this dataset")
     group.add_argument("--images", metavar="PATTERN", help="files that are scans, such as '*/t1.nii.gz'")
     group.add_argument(
+        "--modality", metavar="NAME", help="DICOM series to take, such as CT, where several lie"
+    )
+    group.add_argument(
         "--masks", metavar="FOLDER|PATTERN", help="folder of the masks, or files that are masks"
     )
     group.add_argument(
@@ -172,12 +176,11 @@ def _processes(args: argparse.Namespace) -> int:
 def _plan_recipe(args: argparse.Namespace) -> DatasetPlan:
     from nnunet_ssl.conversion.dataset_plan import target_name
     from nnunet_ssl.conversion.recipes import choose_variant, load_recipe, plan_recipe
-    from nnunet_ssl.tables import format_table
 
     recipe = choose_variant(load_recipe(args.what), args.variant)[1]
     name = target_name(args.o, recipe.dataset)
     plan = plan_recipe(args.what, args.i, name, args.variant, args.test_as_unlabeled)
-    print(format_table(plan.count_rows(), ["cases", "folder", "number"]))
+    _print_plan(plan, args.dry_run)
     return plan
 
 
@@ -186,6 +189,7 @@ def _options(args: argparse.Namespace) -> FolderOptions:
 
     return FolderOptions(
         images=args.images,
+        modality=args.modality,
         masks=args.masks,
         labels=tuple(args.labels),
         channels=tuple(args.channels),
@@ -200,18 +204,23 @@ def _options(args: argparse.Namespace) -> FolderOptions:
 
 def _plan_folder(args: argparse.Namespace) -> DatasetPlan:
     from nnunet_ssl.conversion.dataset_plan import target_name
-    from nnunet_ssl.conversion.folder import plan_folder, plan_rows
-    from nnunet_ssl.tables import format_table
+    from nnunet_ssl.conversion.folder import plan_folder
 
     name = target_name(args.o, "Folder")
     planned = plan_folder(args.i, name, _options(args), _processes(args))
-    if args.dry_run:
-        print(format_table(plan_rows(planned), ["case", "to", "scan", "mask", "how"]) + "\n")
-    print(format_table(planned.plan.count_rows(), ["cases", "folder", "number"]))
+    _print_plan(planned.plan, args.dry_run)
     print(f"Channels: {', '.join(planned.plan.channels)}. Labels: {_show(planned.plan.labels)}.")
     for note in planned.notes:
         print(note)
     return planned.plan
+
+
+def _print_plan(plan: DatasetPlan, every_case: bool) -> None:
+    from nnunet_ssl.tables import format_table
+
+    if every_case:
+        print(format_table(plan.case_rows(), ["case", "to", "scan", "mask", "how"]) + "\n")
+    print(format_table(plan.count_rows(), ["cases", "folder", "number"]))
 
 
 def _show(labels: object) -> str:

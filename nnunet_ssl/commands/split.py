@@ -19,13 +19,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     chosen = parser.add_mutually_exclusive_group(required=True)
     chosen.add_argument(
         "--labeled",
+        nargs="+",
         metavar="N|FRACTION|all",
-        help="labelled cases of each task: a number (8), a share of the training cases (0.1), or 'all'",
+        help="labelled cases of each task: a number (8), a share of the training cases (0.1 or 1/16), or "
+        "'all'; several make one fold each, which needs --val",
     )
     chosen.add_argument(
         "--labeled-cases",
         metavar="CASES",
         help="exactly these cases stay labelled: identifiers with commas, or a file of them; needs --val",
+    )
+    chosen.add_argument(
+        "--like",
+        metavar="MERGED",
+        help="take the folds over from this dataset, which 'nnUNetv2_ssl merge' has made of -d and others, "
+        "to train one task alone on the same cases",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="another seed gives another split (default: %(default)s)"
@@ -53,21 +61,27 @@ def run(args: argparse.Namespace) -> None:
     """Write the split and print how many cases came out."""
     from nnunet_ssl.conversion import split
     from nnunet_ssl.conversion.dataset_json import find_dataset, root_folder
+    from nnunet_ssl.conversion.split_like import folds_like
     from nnunet_ssl.tables import format_table
 
-    request = split.SplitRequest(
-        labeled=split.parse_labeled(args.labeled) if args.labeled is not None else 1.0,
-        labeled_cases=split.parse_case_list(args.labeled_cases) if args.labeled_cases is not None else (),
-        seed=args.seed,
-        folds=args.folds,
-        val=args.val,
-        group_regex=args.group_regex,
-    )
-    cases = split.load_cases(args.d)
-    folds = split.make_splits(cases, request)
+    cases, notes = split.load_cases(args.d), []
+    if args.like is not None:
+        folds = folds_like(args.d, cases, args.like)
+    else:
+        labeled = [split.parse_labeled(text) for text in args.labeled or ["all"]]
+        request = split.SplitRequest(
+            labeled=labeled[0],
+            labeled_cases=split.parse_case_list(args.labeled_cases) if args.labeled_cases is not None else (),
+            seed=args.seed,
+            folds=args.folds,
+            val=args.val,
+            group_regex=args.group_regex,
+        )
+        folds = split.make_folds_of_shares(cases, request, labeled)
+        notes = split.count_notes(folds, cases, request, labeled)
     path, backup, changed = split.write_splits(root_folder("preprocessed") / find_dataset(args.d), folds)
     print(format_table(split.count_rows(folds, cases), ["fold", "task", "labelled", "unlabelled", "val"]))
-    for note in split.count_notes(folds, cases, request):
+    for note in notes:
         print(note)
     if backup is not None:
         print(f"The former split is kept as {backup}")

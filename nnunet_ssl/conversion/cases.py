@@ -16,7 +16,7 @@ from nnunet_ssl.errors import DataError
 Subset = Literal["train", "unlabeled", "test"]
 
 # A file, which is linked where nnU-Net can read it as it is; or a function that makes the image. Functions
-# are # called in other processes: give a ``functools.partial`` of a function of a module, with paths as
+# are called in other processes: give a ``functools.partial`` of a function of a module, with paths as
 # arguments.
 Source = Path | Callable[[], Any]
 
@@ -114,7 +114,10 @@ def _paths(value: Any) -> Iterator[Path]:
 
 
 def _stamp(path: Path) -> list[Any]:
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError:  # a failure of this case alone, told when it is converted
+        return [str(path)]
     return [str(path), status.st_size, status.st_mtime_ns]
 
 

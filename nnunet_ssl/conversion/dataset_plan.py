@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnunet_ssl.conversion.cases import IMAGE_FOLDERS, Case, check_unique
+from nnunet_ssl.conversion.cases import IMAGE_FOLDERS, Case, Source, check_unique, files_of
 from nnunet_ssl.conversion.dataset_json import check_new_name, read_json, root_folder
+from nnunet_ssl.conversion.images import ending_of
 from nnunet_ssl.conversion.paper_splits import Split
 from nnunet_ssl.errors import DataError
 
@@ -74,6 +75,22 @@ class DatasetPlan:
         """How many cases each subset has."""
         return Counter(case.subset for case in self.cases)
 
+    def case_rows(self) -> list[tuple[str, str, str, str, str]]:
+        """Rows of case, folder, source of the images and of the label, and what is done with the images."""
+        return [
+            (
+                case.identifier,
+                IMAGE_FOLDERS[case.subset],
+                _names(case.images),
+                _names([case.label]) or "-",
+                "link" if all(self._is_linked(source) for source in case.images) else "convert",
+            )
+            for case in self.cases
+        ]
+
+    def _is_linked(self, source: Source) -> bool:
+        return isinstance(source, Path) and ending_of(source) == self.file_ending
+
     def count_rows(self) -> list[tuple[str, str, int]]:
         """Rows of subset, folder and number of cases."""
         counts = self.counts()
@@ -108,6 +125,11 @@ def target_folder(name: str, overwrite: bool) -> Path:
     if not overwrite:
         raise DataError(f"{folder} exists. Choose another name, or add --overwrite to replace it.")
     return folder
+
+
+def _names(sources: Iterable[Source | None]) -> str:
+    """Names of the files, each once, or of the folders of DICOM series."""
+    return ", ".join(dict.fromkeys(path.name for source in sources for path in files_of(source)))
 
 
 def is_finished(plan: DatasetPlan, prints: Mapping[str, str]) -> bool:

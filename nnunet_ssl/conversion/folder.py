@@ -9,30 +9,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import SimpleITK as sitk
-
 from nnunet_ssl.conversion.cases import Case, Source, sanitized
 from nnunet_ssl.conversion.dataset_plan import DatasetPlan
 from nnunet_ssl.conversion.dicom import read_series
 from nnunet_ssl.conversion.dicom_masks import read_structures
+from nnunet_ssl.conversion.folder_format import few, plan_channels, plan_format
 from nnunet_ssl.conversion.folder_labels import LabelPlan, plan_labels
 from nnunet_ssl.conversion.folder_names import Pair, is_mask_name, pair
 from nnunet_ssl.conversion.folder_options import FolderOptions, image_key, label_key
 from nnunet_ssl.conversion.folder_scan import Item, items_in
-from nnunet_ssl.conversion.geometry import grid_of_file
-from nnunet_ssl.conversion.images import (
-    PICTURES,
-    READ_BY_NNUNET,
-    ending_of,
-    read_array,
-    read_file,
-    read_mask,
-    read_picture,
-)
+from nnunet_ssl.conversion.images import PICTURES, ending_of, read_array, read_mask
 from nnunet_ssl.errors import DataError
-
-_HOUNSFIELD = -200  # no other modality has such values as a rule
 
 
 @dataclass(frozen=True)
@@ -41,12 +28,10 @@ class FolderPlan:
 
     Attributes:
         plan: what to write.
-        pairs: scans with their masks, in the order of the plan's cases.
         notes: sentences on what was assumed.
     """
 
     plan: DatasetPlan
-    pairs: Sequence[Pair]
     notes: Sequence[str]
 
 
@@ -62,10 +47,10 @@ def plan_folder(folder: Path, dataset: str, options: FolderOptions, processes: i
     if not scans:
         raise DataError(f"{folder} holds no scan that can be read ({len(unknown)} files of other kinds).")
     pairs = _pairs(scans, masks, folder, mask_root, options)
-    notes = [f"{len(unknown)} files are neither scans nor masks: {_few(unknown)}"] if unknown else []
-    ending, gray, note = _format(pairs, options)
+    notes = [f"{len(unknown)} files are neither scans nor masks: {few(unknown)}"] if unknown else []
+    ending, gray, note = plan_format(pairs, options)
     labels = plan_labels(pairs, options, processes)
-    channels, channel_note = _channels(pairs, options, gray)
+    channels, channel_note = plan_channels(pairs, options, gray)
     cases = [_case(one, labels, options) for one in pairs]
     plan = DatasetPlan(
         name=dataset,
@@ -77,7 +62,7 @@ def plan_folder(folder: Path, dataset: str, options: FolderOptions, processes: i
         values=labels.values,
         gray=gray,
     )
-    return FolderPlan(plan, pairs, [n for n in (*notes, note, channel_note, *labels.notes) if n])
+    return FolderPlan(plan, [n for n in (*notes, note, channel_note, *labels.notes) if n])
 
 
 def scans_of(folder: Path, options: FolderOptions) -> list[Case]:
@@ -95,31 +80,6 @@ def scans_of(folder: Path, options: FolderOptions) -> list[Case]:
         Case(sanitized(p.identifier), [_image(item, options) for item in p.images], None, "unlabeled")
         for p in pairs
     ]
-
-
-def plan_rows(planned: FolderPlan) -> list[tuple[str, str, str, str, str]]:
-    """Rows of case, folder, source of the images, source of the label, and what is done."""
-    ending = planned.plan.file_ending
-    folders = {"train": "imagesTr", "unlabeled": "imagesUn", "test": "imagesTs"}
-    rows = []
-    for one in planned.pairs:
-        linked = all(
-            item.kind in ("volume", "picture") and ending_of(item.path) == ending for item in one.images
-        )
-        rows.append(
-            (
-                one.identifier,
-                folders[one.subset],
-                ", ".join(item.path.name for item in one.images),
-                ", ".join(item.path.name for item in one.masks) or _array_label(one, planned),
-                "link" if linked else "convert",
-            )
-        )
-    return rows
-
-
-def _array_label(one: Pair, planned: FolderPlan) -> str:
-    return "(in the file)" if one.images[0].kind == "array" and one.subset == "train" else "-"
 
 
 def _roles(
@@ -142,7 +102,16 @@ def _roles(
         scans = [item for item in items if item not in masks]
     if options.images is not None:
         scans = [item for item in scans if _fits(item, folder, options.images)]
-    return mask_root, [s for s in scans if s.kind not in ("rtstruct", "seg")], masks
+    scans = [item for item in scans if item.kind not in ("rtstruct", "seg")]
+    return mask_root, _of_one_modality(scans, options.modality), masks
+
+
+def _of_one_modality(scans: Sequence[Item], wanted: str | None) -> list[Item]:
+    counts = Counter(item.modality for item in scans if item.kind == "series")
+    if wanted is None and len(counts) > 1:
+        shown = ", ".join(f"{modality or 'unknown'} ({n})" for modality, n in sorted(counts.items()))
+        raise DataError(f"DICOM series of several modalities lie here: {shown}. Choose one with --modality.")
+    return [item for item in scans if wanted is None or item.modality == wanted.upper()]
 
 
 def _folder_of(text: str, folder: Path) -> Path | None:
@@ -175,61 +144,6 @@ def _pairs(
 
 def _holds_label(one: Pair, options: FolderOptions) -> bool:
     return one.images[0].kind == "array" and bool(label_key(one.images[0].path, options))
-
-
-def _format(pairs: Sequence[Pair], options: FolderOptions) -> tuple[str, bool, str]:
-    """File ending of the dataset, whether pictures become gray, and a note."""
-    items = [item for one in pairs for item in one.images]
-    flat = [item for item in items if item.kind == "picture"]
-    if flat and len(flat) < len(items):
-        raise DataError(
-            f"{len(flat)} pictures ({_few([i.path for i in flat])}) lie among {len(items) - len(flat)} "
-            "volumes: a dataset is either two- or three-dimensional. Convert them apart, or name the scans "
-            "with --images."
-        )
-    if flat:
-        coloured = sum(_components(item.path) == 3 for item in flat)
-        gray = options.gray or coloured < len(flat)
-        note = f"{coloured} of {len(flat)} pictures have colours: made gray." if gray and coloured else ""
-        return ".png", gray, note
-    endings = {ending_of(item.path) if item.kind == "volume" else "" for item in items}
-    if len(endings) == 1 and (only := endings.pop()) in READ_BY_NNUNET:
-        return only, True, ""
-    return ".nii.gz", True, ""
-
-
-def _components(path: Path) -> int:
-    """Channels of a picture; one where three are all alike."""
-    found = grid_of_file(path)
-    if found is not None and found[1] == 1:
-        return 1
-    return int(read_picture(path, gray=False).GetNumberOfComponentsPerPixel())
-
-
-def _channels(pairs: Sequence[Pair], options: FolderOptions, gray: bool) -> tuple[tuple[str, ...], str]:
-    """Names of the channels, and a note on what they mean."""
-    count = Counter(len(one.images) for one in pairs).most_common(1)[0][0] if gray else 3
-    if options.channels:
-        if len(options.channels) != count:
-            raise DataError(f"--channels: expected {count} name(s), got {', '.join(options.channels)}.")
-        return options.channels, ""
-    if not gray:
-        return ("R", "G", "B"), ""
-    modalities = {item.modality for one in pairs for item in one.images if item.modality}
-    if count == 1 and modalities == {"CT"}:
-        return ("CT",), "Named the channel CT: nnU-Net normalises by Hounsfield units."
-    if count == 1 and len(modalities) == 1:
-        return (modalities.pop(),), ""
-    if count == 1 and pairs[0].images[0].kind == "volume":
-        lowest = float(np.min(sitk.GetArrayViewFromImage(read_file(pairs[0].images[0].path))))
-        if lowest < _HOUNSFIELD:
-            reason = f"values of {pairs[0].identifier} go down to {lowest:.0f}"
-            return ("CT",), (
-                f"Named the channel CT since {reason}: nnU-Net normalises by Hounsfield units. If it is no "
-                "CT, give another name with --channels."
-            )
-    names = ("image",) if count == 1 else tuple(f"channel{i}" for i in range(count))
-    return names, "If these are CT scans, add --channels CT: nnU-Net normalises those otherwise."
 
 
 def _case(one: Pair, labels: LabelPlan, options: FolderOptions) -> Case:
@@ -265,7 +179,3 @@ def _label(one: Pair, labels: LabelPlan, options: FolderOptions) -> Source | Non
     if labels.above and ending_of(files[0]) in PICTURES:
         return partial(read_mask, files, labels.above)
     return files[0]
-
-
-def _few(paths: Sequence[Path]) -> str:
-    return ", ".join(p.name for p in paths[:3]) + (", ..." if len(paths) > 3 else "")

@@ -19,6 +19,7 @@ class FolderOptions:
 
     Attributes:
         images: pattern of the files that are scans, when names do not tell.
+        modality: of the DICOM series to take, such as ``CT``.
         masks: folder of the masks, or pattern of the files that are masks.
         labels: ``NAME`` or ``NAME=VALUE`` each; for RTSTRUCT and DICOM-SEG the structures to take.
         channels: names of the channels.
@@ -31,6 +32,7 @@ class FolderOptions:
     """
 
     images: str | None = None
+    modality: str | None = None
     masks: str | None = None
     labels: tuple[str, ...] = ()
     channels: tuple[str, ...] = ()

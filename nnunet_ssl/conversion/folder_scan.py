@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,14 @@ from nnunet_ssl.errors import DataError
 Kind = Literal["volume", "picture", "array", "series", "rtstruct", "seg"]
 
 _DICOM = (".dcm", ".ima", ".dicom")
-_TAGS = ("SeriesInstanceUID", "Modality", "ReferencedFrameOfReferenceSequence", "ReferencedSeriesSequence")
+_TAGS = (
+    "SeriesInstanceUID",
+    "Modality",
+    "ImageType",
+    "Rows",
+    "ReferencedFrameOfReferenceSequence",
+    "ReferencedSeriesSequence",
+)
 DATA_OF_OTHERS = (".raw", ".zraw", ".img")  # pixels of .mhd, .nhdr and .hdr files
 
 
@@ -57,7 +64,9 @@ def items_in(folder: Path) -> tuple[list[Item], list[Path]]:
                 dicom.append(path)
             elif ending_of(path) not in DATA_OF_OTHERS:
                 unknown.append(path)
-        items.extend(_series_of(Path(directory), dicom))
+        found, others = _series_of(Path(directory), dicom)
+        items += found
+        unknown += others
     return items, unknown
 
 
@@ -80,17 +89,22 @@ def _kind_of(path: Path) -> Kind | None:
     return None
 
 
-def _series_of(directory: Path, files: Iterable[Path]) -> Iterator[Item]:
-    seen: dict[str, Item] = {}
+def _series_of(directory: Path, files: Iterable[Path]) -> tuple[list[Item], list[Path]]:
+    """Series, structures and segmentations; and the rest of an export: reports, DICOMDIR, localizers."""
+    items, others = [], []
+    series: dict[str, Item] = {}
     for path in files:
         header = _header(path)
         modality = str(header.get("Modality", ""))
+        uid = str(header.get("SeriesInstanceUID", ""))
         if modality in ("RTSTRUCT", "SEG"):
             kind: Kind = "rtstruct" if modality == "RTSTRUCT" else "seg"
-            yield Item(path, kind, _referenced(header), modality)
-        elif uid := str(header.get("SeriesInstanceUID", "")):
-            seen.setdefault(uid, Item(directory, "series", uid, modality))
-    yield from seen.values()
+            items.append(Item(path, kind, _referenced(header), modality))
+        elif uid and header.get("Rows") and "LOCALIZER" not in header.get("ImageType", ()):
+            series.setdefault(uid, Item(directory, "series", uid, modality))
+        else:
+            others.append(path)
+    return [*items, *series.values()], others
 
 
 def _header(path: Path) -> Any:

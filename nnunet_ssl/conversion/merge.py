@@ -31,6 +31,11 @@ READER = "overwrite_image_reader_writer"  # nnU-Net's key
 _APART = (("imagesTr", "imagesUn"), ("imagesTs", "imagesUn"))
 
 
+def case_prefix(name: str) -> str:
+    """What the case identifiers of a dataset get in front: its name without ``DatasetXXX_``."""
+    return f"{name.split('_', 1)[-1]}_"
+
+
 @dataclass(frozen=True)
 class Source:
     """One dataset to merge.
@@ -57,7 +62,7 @@ class Source:
     @property
     def prefix(self) -> str:
         """What its case identifiers get in front."""
-        return f"{self.short}_"
+        return case_prefix(self.name)
 
     @cached_property
     def channels(self) -> list[str]:

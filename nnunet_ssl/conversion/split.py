@@ -13,7 +13,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunet_ssl.conversion.dataset_json import (
@@ -85,7 +85,7 @@ class Group:
 
 
 def parse_labeled(text: str) -> int | float:
-    """Read ``--labeled``: ``8`` (cases), ``0.1`` (share), ``all`` or ``1.0``.
+    """Read ``--labeled``: ``8`` (cases), ``0.1`` or ``1/16`` (share), ``all`` or ``1.0``.
 
     Raises:
         ConfigError: the text is none of these.
@@ -93,15 +93,21 @@ def parse_labeled(text: str) -> int | float:
     if text.strip().lower() == "all":
         return 1.0
     try:
-        value = int(text) if re.fullmatch(r"\s*[+-]?\d+\s*", text) else float(text)
-    except ValueError:
+        value = int(text) if re.fullmatch(r"\s*[+-]?\d+\s*", text) else _share(text)
+    except (ValueError, ZeroDivisionError):
         value = math.nan
     if (isinstance(value, int) and value >= 1) or (isinstance(value, float) and 0 < value <= 1):
         return value
     raise ConfigError(
-        "--labeled: expected a number of cases (1 or more), a share of the training cases such as 0.1, or "
-        f"'all', got '{text}'."
+        "--labeled: expected a number of cases (1 or more), a share of the training cases such as 0.1 or "
+        f"1/16, or 'all', got '{text}'."
     )
+
+
+def _share(text: str) -> float:
+    """``0.1`` or ``1/16``."""
+    part, _, whole = text.partition("/")
+    return int(part) / int(whole) if whole else float(text)
 
 
 def parse_case_list(text: str) -> tuple[str, ...]:
@@ -175,6 +181,21 @@ def make_splits(cases: Cases, request: SplitRequest) -> list[Fold]:
     return folds
 
 
+def make_folds_of_shares(cases: Cases, request: SplitRequest, labeled: Sequence[int | float]) -> list[Fold]:
+    """One fold for each number of labelled cases: nested labelled sets and one validation set for all.
+
+    Raises:
+        ConfigError: several numbers, but no fixed validation set.
+        DataError: the request cannot be met by these cases.
+    """
+    if len(labeled) > 1 and request.val is None:
+        raise ConfigError(
+            f"--labeled: {len(labeled)} numbers make one fold each, on the same validation cases. Say how "
+            "many with --val 0.2, or give one number."
+        )
+    return [fold for n in labeled for fold in make_splits(cases, replace(request, labeled=n))]
+
+
 def group_cases(cases: Cases, regex: str | None) -> list[Group]:
     """Gather the cases that belong together; without ``regex`` each case is alone.
 
@@ -198,16 +219,26 @@ def count_rows(folds: Sequence[Fold], cases: Cases) -> list[tuple[int, str, int,
     return rows
 
 
-def count_notes(folds: Sequence[Fold], cases: Cases, request: SplitRequest) -> list[str]:
-    """Sentences on the counts that whole groups did not allow to be met."""
+def count_notes(
+    folds: Sequence[Fold], cases: Cases, request: SplitRequest, labeled: Sequence[int | float] = ()
+) -> list[str]:
+    """Sentences on the counts that whole groups did not allow to be met.
+
+    Args:
+        folds: what came out.
+        cases: the labelled cases.
+        request: what was asked for.
+        labeled: what each fold was asked to have labelled, where folds differ in that.
+    """
+    asked = labeled if len(labeled) > 1 else [request.labeled] * len(folds)
     if request.labeled_cases:
         return []
     notes = []
-    for index, task, labeled, unlabeled, _ in count_rows(folds, cases):
-        wanted = _target(request.labeled, labeled + unlabeled)
-        if labeled != wanted:
+    for index, task, found, unlabeled, _ in count_rows(folds, cases):
+        wanted = _target(asked[index], found + unlabeled)
+        if found != wanted:
             notes.append(
-                f"Fold {index}, {task}: {labeled} labelled cases, not {wanted}, since groups stay whole."
+                f"Fold {index}, {task}: {found} labelled cases, not {wanted}, since groups stay whole."
             )
     return notes
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+import torch
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -17,6 +17,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_ssl.doctor.inventory import CaseFiles
 from nnunet_ssl.doctor.reading import Reader
 from nnunet_ssl.errors import ConfigError, DataError
+from nnunet_ssl.training.networks import planned_network
 
 # nnU-Net's planner takes its static estimate for proportional to GB: this is 8 GB, at batch size 2 (12 in 2D)
 _GB, _PER_GB_3D, _PER_GB_2D = 8, 560_000_000 * 2, 85_000_000 * 12
@@ -100,7 +101,7 @@ def plan_facts(
         plans: content of the plans file.
         name: the configuration.
         dataset_json: for the number of channels and labels.
-        with_gpu: whether to estimate graphics memory, which builds the network: a second or two.
+        with_gpu: whether to estimate graphics memory, which builds the network.
     """
     manager = PlansManager(dict(plans))
     configuration = manager.get_configuration(name)
@@ -123,16 +124,14 @@ def _done(role: str, folder: Path) -> frozenset[tuple[str, str]]:
 
 
 def _gpu_gb(manager: Any, configuration: Any, dataset_json: Mapping[str, Any]) -> float | None:
-    try:
-        size = ExperimentPlanner.static_estimate_VRAM_usage(
-            tuple(configuration.patch_size),
-            len(dataset_json["channel_names"]),
-            manager.get_label_manager(dict(dataset_json)).num_segmentation_heads,
-            configuration.network_arch_class_name,
-            configuration.network_arch_init_kwargs,
-            configuration.network_arch_init_kwargs_req_import,
+    # Not by ExperimentPlanner.static_estimate_VRAM_usage: it fails where nnUNet_n_proc_DA is 0
+    heads = manager.get_label_manager(dict(dataset_json)).num_segmentation_heads
+    with torch.device("meta"):  # no memory, no time
+        network = planned_network(
+            configuration, len(dataset_json["channel_names"]), heads, deep_supervision=False
         )
-    except Exception:  # networks of other packages need not have the method
+    if not hasattr(network, "compute_conv_feature_map_size"):  # a network of another package
         return None
+    size = network.compute_conv_feature_map_size(tuple(configuration.patch_size))
     per_gb = _PER_GB_2D if len(configuration.patch_size) == 2 else _PER_GB_3D
     return float(size) * float(configuration.batch_size) / per_gb * _GB

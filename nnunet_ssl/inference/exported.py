@@ -14,12 +14,11 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
 from nnunet_ssl.errors import ConfigError
-from nnunet_ssl.inference.prompts import kept_channels
+from nnunet_ssl.inference.prompts import PLANS_TASK, kept_channels
 from nnunet_ssl.tasks import BLOCK, IGNORE, TaskTable
 from nnunet_ssl.training.networks import planned_network
 
 STOCK_TRAINER = "nnUNetTrainer"
-PLANS_TASK = "task"  # in plans["nnunet_ssl"]: what a model that needs the plugin predicts unless asked else
 
 
 @dataclass(frozen=True)

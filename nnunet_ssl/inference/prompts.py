@@ -2,8 +2,8 @@
 
 nnU-Net's predictor knows neither case nor task, so the wish comes from the environment
 (``nnUNet_ssl_task=hippocampus nnUNetv2_predict ...``) and acts on the network's output: channels that were
-not asked for are pushed below all others, so that they are never predicted. Without a wish the union of all
-labels is predicted.
+not asked for are pushed below all others, so that they are never predicted. A model that was exported for one
+task holds the wish in its plans. Without a wish the union of all labels is predicted.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from torch.utils.hooks import RemovableHandle
 
 from nnunet_ssl.nn.propl_unet import ProPLUNet
 from nnunet_ssl.targets import LabelSpace
-from nnunet_ssl.tasks import TaskTable
+from nnunet_ssl.tasks import BLOCK, TaskTable
 
 TASK_VARIABLE = "nnUNet_ssl_task"
+PLANS_TASK = "task"  # in plans["nnunet_ssl"] of an exported model: what it predicts unless asked else
 
 # e^-50 is nothing, and -50 survives half precision after nnU-Net has summed mirrored and overlapping windows.
 MARGIN = 50.0
@@ -99,13 +100,18 @@ def task_channels(space: LabelSpace, tasks: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
+def wished_task(plans: Mapping[str, Any]) -> str | None:
+    """What is asked for: by the environment, else by the plans of a model that was exported for one task."""
+    return os.environ.get(TASK_VARIABLE) or plans.get(BLOCK, {}).get(PLANS_TASK)
+
+
 def restrict_to_wished_task(network: nn.Module, plans: Mapping[str, Any], num_channels: int) -> nn.Module:
-    """Apply the wish in ``nnUNet_ssl_task``, if there is one; returns the network.
+    """Apply the wish for a task, if there is one; returns the network.
 
     Raises:
         TaskError: the wish names neither a task nor a label; the message lists both.
     """
-    wish = os.environ.get(TASK_VARIABLE)
+    wish = wished_task(plans)
     if wish:
         table = TaskTable.from_plans(plans)
         restrict_output(network, kept_channels(table, table.resolve(wish), num_channels))

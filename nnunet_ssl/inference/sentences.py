@@ -41,19 +41,20 @@ class Question:
     tokens: dict[int, tuple[Tensor, Tensor]]
 
 
-def wished_question(table: TaskTable, trained: Embedding | None) -> Question:
-    """What the environment asks of a network.
+def wished_question(table: TaskTable, trained: Embedding | None, wish: str | None) -> Question:
+    """What a network is asked.
 
     Args:
         table: the tasks that the network knows.
         trained: the sentences that it was trained with; ``None`` for other prompts.
+        wish: task or label (``wished_task``).
 
     Raises:
         TaskError: of several tasks none is asked, or the one that is asked is unknown.
         ConfigError: the sentences do not fit the network.
         DataError: the file of sentences is missing or broken.
     """
-    wish, file = os.environ.get(TASK_VARIABLE), os.environ.get(PROMPTS_VARIABLE)
+    file = os.environ.get(PROMPTS_VARIABLE)
     new = _new_sentences(Path(file), trained) if file else {}
     known = {p.label.lower(): k for k, p in enumerate(table.prompts)}
     tokens = {known[label]: value for label, value in new.items() if label in known}

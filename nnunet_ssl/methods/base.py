@@ -69,6 +69,24 @@ class Method(ABC):
     def after_update(self, network: nn.Module, progress: float) -> None:  # noqa: B027  (few methods need it)
         """Called after each optimiser step, for what no gradient moves, such as a teacher's weights."""
 
+    def pseudo_labels(
+        self, network: nn.Module, images: Tensor, tasks: Tensor, generator: torch.Generator
+    ) -> list[Tensor]:
+        """What the method takes for the labels of unlabelled images, for the monitor: no training uses it.
+
+        Args:
+            network: as in ``preview``.
+            images: (U, C, *spatial).
+            tasks: (U,) task index of each, -1 where it is unknown.
+            generator: as in ``preview``.
+
+        Returns:
+            Logits (U, channels, *spatial), by default what the network predicts; and, if the method has a
+            second view of the same, its logits, or log-odds (U, 1, *spatial) of any foreground.
+        """
+        outputs = network(images)
+        return [outputs if isinstance(outputs, Tensor) else outputs[0]]
+
     def preview(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> list[list[Panel]]:
         """Strips of pictures, one a sample, drawn every ``preview_every`` epochs; none by default.
 

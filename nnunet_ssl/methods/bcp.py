@@ -118,6 +118,18 @@ class BCP(Method):
         if progress >= self.config.warmup:
             update_teacher(network, self.config.ema_decay if num_updates(network) else 0.0)
 
+    def pseudo_labels(
+        self, network: nn.Module, images: Tensor, tasks: Tensor, generator: torch.Generator
+    ) -> list[Tensor]:
+        """The teacher's, components not filtered, then the student's; in the warm-up there is no teacher."""
+
+        def run(parts: MultiDecoderUNet, images: Tensor) -> list[Tensor]:
+            views = [parts.extra(TEACHER)(images)] if num_updates(parts) else []
+            return [_resolutions(v)[0] for v in (*views, parts.decoder(parts.encoder(images)))]
+
+        views: list[Tensor] = network(images, run)
+        return views
+
     def _warm_up(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
         """Copy-paste among labelled images of one task: of another one the box's labels would be unknown."""
         partner = _next_of_same_task(batch.tasks)

@@ -1,6 +1,7 @@
-"""What the outputs of two tasks and several branches are made of: maps, votes and pictures (DBiSL).
+"""What the outputs of two tasks and several branches are made of: maps, transforms and votes (DBiSL).
 
-Shapes: A branches (decoders), N samples, the labelled ones first, K maps of foreground classes or regions.
+Shapes: A branches (decoders), B labelled samples, N labelled and unlabelled ones, the labelled first, K maps
+of foreground classes or regions.
 """
 
 from __future__ import annotations
@@ -12,8 +13,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nnunet_ssl.distance import (
+    distance_logits,
+    distance_to_seg,
+    known_distance,
+    off_centre_sum,
+    seg_to_distance,
+)
+from nnunet_ssl.errors import ConfigError
 from nnunet_ssl.losses.votes import vote_dice
 from nnunet_ssl.methods.base import Terms
+from nnunet_ssl.methods.dbisl_options import DBiSLConfig
 from nnunet_ssl.nn.task_decoders import Branch
 from nnunet_ssl.targets import LabelSpace
 
@@ -36,19 +46,6 @@ class Maps(NamedTuple):
     asked: Tensor
 
 
-def asked_maps(space: LabelSpace, tasks: Tensor, count: int) -> Tensor:
-    """(count, K) bool: which maps of each sample count; ``tasks`` are those of the first, labelled ones."""
-    owner = torch.tensor([p.task for p in space.table.prompts], device=tasks.device)
-    asked = torch.ones(count, len(owner), dtype=torch.bool, device=tasks.device)
-    asked[: len(tasks)] = tasks[:, None] == owner
-    return asked
-
-
-def mean_weight(asked: Tensor) -> Tensor:
-    """(N, K) of each map in a mean: samples weigh the same, within a sample the maps it is asked for."""
-    return asked / asked.sum(1, keepdim=True) / len(asked)
-
-
 def make_maps(branches: Sequence[Branch], space: LabelSpace, tasks: Tensor) -> Maps:
     """Outputs as maps. Of a labelled sample the classes of other tasks are unknown: they take no part."""
     logits = torch.stack([b.segmentation[0].float() for b in branches])
@@ -62,6 +59,90 @@ def make_maps(branches: Sequence[Branch], space: LabelSpace, tasks: Tensor) -> M
         logits = torch.where(_per_map(known, logits), logits, NEVER)
     log = logits.log_softmax(2)
     return Maps(log, log[:, :, 1:].exp(), r, asked)
+
+
+def asked_maps(space: LabelSpace, tasks: Tensor, count: int) -> Tensor:
+    """(count, K) bool: which maps of each sample count; ``tasks`` are those of the first, labelled ones."""
+    owner = torch.tensor([p.task for p in space.table.prompts], device=tasks.device)
+    asked = torch.ones(count, len(owner), dtype=torch.bool, device=tasks.device)
+    asked[: len(tasks)] = tasks[:, None] == owner
+    return asked
+
+
+def mean_weight(asked: Tensor) -> Tensor:
+    """(N, K) of each map in a mean: samples weigh the same, within a sample the maps it is asked for."""
+    return asked / asked.sum(1, keepdim=True) / len(asked)
+
+
+class Distances(NamedTuple):
+    """What T_s2r makes of a step.
+
+    Attributes:
+        labels: R of the labels (B, K, *spatial).
+        known: where it is known beside ignored voxels, the same shape; ``None`` for everywhere.
+        of_y: T_s2r of the predictions (A, N, K, *spatial); ``None`` where no term wants it.
+    """
+
+    labels: Tensor
+    known: Tensor | None
+    of_y: Tensor | None
+
+
+class Transforms:
+    """T_s2r and T_r2s with the options of a training.
+
+    Args:
+        config: the options.
+        spacing: voxel edges in mm, one per axis.
+
+    Raises:
+        ConfigError: ``distance_h`` is too large for the convolutional transform.
+    """
+
+    def __init__(self, config: DBiSLConfig, spacing: Sequence[float]) -> None:
+        self.config = config
+        self.spacing = tuple(spacing) if config.distance_form == "exact" else None  # the other counts voxels
+        if config.distance_form == "convolution":
+            _check_kernel(config, len(spacing))
+
+    def s2r(self, y: Tensor) -> Tensor:
+        """Signed distance maps of probabilities (B, C, *spatial) (eq. 5)."""
+        config = self.config
+        return seg_to_distance(
+            y,
+            config.distance_scale,
+            spacing=self.spacing,
+            form=config.distance_form,
+            kernel_size=config.distance_kernel_size,
+            h=config.distance_h,
+            band=config.distance_band,
+        )
+
+    def r2s(self, r: Tensor) -> Tensor:
+        """Probabilities of signed distance maps of any shape (eq. 1)."""
+        return distance_to_seg(r, self.config.distance_k)
+
+    def r2s_logits(self, r: Tensor) -> Tensor:
+        """Their log-odds."""
+        return distance_logits(r, self.config.distance_k)
+
+    def of_step(self, y: Tensor, target: Tensor, space: LabelSpace) -> Distances:
+        """All transforms of a step in one batch; that of a prediction serves two losses.
+
+        Args:
+            y: predictions (A, N, K, *spatial).
+            target: of the labelled samples, in nnU-Net's form.
+            space: the tasks.
+        """
+        count, prompts = len(target), space.num_prompts
+        index = torch.arange(count * prompts, device=target.device)
+        truth = space.binary(target, index // prompts, index % prompts).unflatten(0, (count, prompts))
+        valid = space.valid(target)
+        known = None if valid is None else known_distance(truth & valid[:, None], ~valid, self.spacing)
+        if not self.config.s2r:
+            return Distances(self.s2r(truth.to(y.dtype)), known, None)
+        both = self.s2r(torch.cat([truth.to(y.dtype), y.flatten(0, 1)]))
+        return Distances(both[:count], known, both[count:].view_as(y))
 
 
 def vote(maps: Maps, space: LabelSpace) -> tuple[Tensor, Tensor]:
@@ -87,25 +168,31 @@ def vote(maps: Maps, space: LabelSpace) -> tuple[Tensor, Tensor]:
 
 
 def watched(maps: Maps, votes: Tensor, confident: Tensor) -> Terms:
-    """``confident``, ``confident_foreground`` and ``agreement`` of DBiSL, with the weight 0."""
-    some = votes.any(0).sum().clamp(min=1)
-    values: Terms = {
-        "confident": (confident.float().mean(), 0.0),
-        "confident_foreground": (votes.all(0).sum() / some, 0.0),
-    }
+    """Curves with the weight 0.
+
+    - ``confident``: share of voxels that all outputs agree on, M's mean;
+    - ``confident_foreground``: share that all outputs call foreground among those that any does;
+    - ``agreement``: Dice of the two tasks of a branch, mean over branches.
+    """
+    mean, some = mean_weight(maps.asked), votes.any(0).sum().clamp(min=1)
+    per_region = confident.ndim == maps.y.ndim - 1
+    share = (confident.float().flatten(2).mean(2) * mean).sum() if per_region else confident.float().mean()
+    values: Terms = {"confident": (share, 0.0), "confident_foreground": (votes.all(0).sum() / some, 0.0)}
     if maps.r is not None:
         y, r = votes.chunk(2)
-        weight = mean_weight(maps.asked).repeat(len(y), 1)
-        values["agreement"] = (vote_dice(y.flatten(0, 1), r.flatten(0, 1), weight), 0.0)
+        agreement = vote_dice(y.flatten(0, 1), r.flatten(0, 1), mean.repeat(len(y), 1))
+        values["agreement"] = (agreement, 0.0)
     return values
 
 
-def label_map(space: LabelSpace, target: Tensor) -> Tensor:
-    """(B, *spatial) of a target; of regions the last one that holds a voxel, counted from 1."""
-    if not space.table.has_regions:
-        return target[:, 0]
-    number = torch.arange(1, space.num_prompts + 1, device=target.device)
-    return (target[:, : space.num_prompts].bool() * number.view(-1, *[1] * (target.ndim - 2))).amax(1)
+def _check_kernel(config: DBiSLConfig, dims: int) -> None:
+    total = off_centre_sum(config.distance_kernel_size, config.distance_h, dims)
+    if total >= 1:
+        raise ConfigError(
+            f"distance_h={config.distance_h} is too large for distance_form=convolution with a kernel of "
+            f"{config.distance_kernel_size} in {dims}D: the neighbours' weights add up to {total:.3f}, "
+            "expected less than 1, or holes of one voxel vanish. Take a smaller distance_h, 0.35 say."
+        )
 
 
 def _per_map(flags: Tensor, like: Tensor) -> Tensor:

@@ -91,6 +91,17 @@ class MeanTeacher(Method):
         """The teacher follows: ``decay = min(1 - 1/n, ema_decay)`` at the n-th update."""
         update_teacher(network, min(1 - 1 / (num_updates(network) + 1), self.config.ema_decay))
 
+    def pseudo_labels(
+        self, network: nn.Module, images: Tensor, tasks: Tensor, generator: torch.Generator
+    ) -> list[Tensor]:
+        """The teacher's, then the student's view."""
+
+        def run(parts: MultiDecoderUNet, images: Tensor) -> list[Tensor]:
+            return [_full(parts.decoder(parts.encoder(images))), _full(parts.extra(STUDENT)(images))]
+
+        views: list[Tensor] = network(images, run)
+        return views
+
     def _noise(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Clipped Gaussian noise, drawn where the images are: patches are large. The generator seeds it."""
         seed = int(torch.randint(2**62, (), generator=generator))

@@ -230,7 +230,18 @@ class PICK(Method):
         targets = [mix(t, t[partner], resize_masks(masks, t.shape[2:])) for t in batch.targets]
         return mix(images, images[partner], masks), targets
 
-    # Pictures
+    # For people
+
+    def pseudo_labels(
+        self, network: nn.Module, images: Tensor, tasks: Tensor, generator: torch.Generator
+    ) -> list[Tensor]:
+        """The primary decoder's, then the auxiliary decoder's view of the rebuilt image."""
+        if AUXILIARY not in self.config.decoders:
+            return super().pseudo_labels(network, images, tasks, generator)
+        drawn = self._draw(images, generator)
+        chain = network(images, partial(self.run, count=len(images), drawn=drawn))
+        assert chain.auxiliary is not None
+        return [_full(chain.primary), _full(chain.auxiliary)]
 
     def preview(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> list[list[Panel]]:
         """A labelled and, if there is one, an unlabelled sample: image to auxiliary prediction."""

@@ -26,6 +26,8 @@ from nnunet_ssl.nn.propl_unet import PSEUDO, SUPERVISED, Bottleneck, ProPLUNet, 
 from nnunet_ssl.ramps import gaussian_ramp
 from nnunet_ssl.targets import LabelSpace
 
+_NEVER = -50.0  # log-odds of a label that is not asked for
+
 
 @dataclass(frozen=True)
 class ProPLConfig:
@@ -193,6 +195,24 @@ class ProPL(Method):
             "uncertainty": (passes.variance.mean(), 0.0),
             "pseudo_foreground": (target.mean(), 0.0),
         }
+
+    def pseudo_labels(
+        self, network: nn.Module, images: Tensor, tasks: Tensor, generator: torch.Generator
+    ) -> list[Tensor]:
+        """The plain predictions of sd, then of pd, each image under its own task's prompts."""
+        pairs, shape = own_pairs(self.space, tasks), (len(images), self.space.num_prompts, *images.shape[2:])
+
+        def run(parts: ProPLUNet, images: Tensor) -> list[Tensor]:
+            skips = gather(parts.encoder(images), pairs.sample)
+            return [parts.decode(name, skips, pairs.prompt)[0] for name in self.config.decoders]
+
+        views = []
+        for log_odds in network(images, run):
+            view = log_odds.new_full(shape, _NEVER)
+            view[pairs.rows, pairs.prompt] = log_odds
+            classes = not self.space.table.has_regions
+            views.append(torch.cat([torch.zeros_like(view[:, :1]), view], dim=1) if classes else view)
+        return views
 
     def preview(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> list[list[Panel]]:
         """Image, mean pseudo-label, uncertainty, target and pd's prediction of unlabelled pairs."""

@@ -165,6 +165,17 @@ class VerSemi(Method):
             terms["unlabeled"] = (soft_dice_distance(aggregated, any_foreground), weight)
         return terms
 
+    def pseudo_labels(
+        self, network: nn.Module, images: Tensor, tasks: Tensor, generator: torch.Generator
+    ) -> list[Tensor]:
+        """Under all prompts, then under the synthetic task's: P_agg and P_{K+1} of eq. 6 on whole images."""
+        output: Prompted = network(images, prompted=True)
+        log_odds = prompted_log_odds(output.features[0], output.filters)
+        own, any_foreground = log_odds[:, :-1], log_odds[:, -1:]
+        if not self.space.table.has_regions:
+            own = torch.cat([torch.zeros_like(any_foreground), own], dim=1)
+        return [own, any_foreground]
+
     # The terms
 
     def _dice_ce(self, output: Prompted, targets: list[Tensor], pairs: Pairs) -> Tensor:

@@ -28,7 +28,7 @@ from nnunetv2.utilities.helpers import dummy_context
 from torch import autocast
 from torch import distributed as dist
 
-from nnunet_ssl.config import TrainingConfig, resolve
+from nnunet_ssl.config import FREE_OPTIONS, TrainingConfig, resolve
 from nnunet_ssl.conversion.dataset_json import existing_folder
 from nnunet_ssl.data.preprocessing import Recipe
 from nnunet_ssl.data.two_stream import (
@@ -48,6 +48,7 @@ from nnunet_ssl.targets import LabelSpace
 from nnunet_ssl.tasks import BLOCK, TaskTable
 from nnunet_ssl.training.cases import Folders, bring_up_to_date, check_tasks, unlabeled_files
 from nnunet_ssl.training.curves import TERM, WEIGHT, plot_terms
+from nnunet_ssl.training.monitor import Monitor, start_monitor
 from nnunet_ssl.training.networks import bare_network
 from nnunet_ssl.training.previews import save_previews
 from nnunet_ssl.training.random_state import get_random_state, seed_everything, set_random_state
@@ -109,6 +110,8 @@ class SSLTrainer(nnUNetTrainer, ABC):
         self.method: Method  # once initialized
         self._iteration = 0
         self._last_batch: Batch | None = None  # of the epoch, for previews
+        self.monitor: Monitor | None = None  # in training, of the first process
+        self._labeled_cases: Any = None  # nnU-Net's dataset, once there are loaders
         self._resumed_state: dict[str, Any] | None = None
         self._validated_task: int | None = None
 
@@ -177,6 +180,7 @@ class SSLTrainer(nnUNetTrainer, ABC):
             save_json(
                 self._resolved_options(), os.path.join(self.output_folder, "ssl_config.json"), sort_keys=False
             )
+            self.monitor = start_monitor(self, self._labeled_cases)
         self.print_to_log_file("Options:", self._resolved_options(), add_timestamp=False)
         if self._resumed_state is not None:
             self._restore_random_state(self._resumed_state)
@@ -222,6 +226,7 @@ class SSLTrainer(nnUNetTrainer, ABC):
         augment = (patch_size, rotation, scales, mirror_axes, dummy_2d)
         dataset_tr, dataset_val = self.get_tr_and_val_datasets()
         check_tasks(self.task_table, dataset_tr.identifiers)
+        self._labeled_cases = dataset_tr
         training = self._loader(
             dataset_tr,
             initial_patch_size,
@@ -303,6 +308,8 @@ class SSLTrainer(nnUNetTrainer, ABC):
         self._update(loss)
         self._iteration += 1
         self.method.after_update(self.network, self.progress)
+        if self.monitor is not None:
+            self.monitor.see(self.network, self._last_batch, self._iteration)
         return {"loss": loss.detach().cpu().numpy(), **_loggable(terms)}
 
     def _update(self, loss: torch.Tensor) -> None:
@@ -341,16 +348,18 @@ class SSLTrainer(nnUNetTrainer, ABC):
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         """Log every loss term and its weight."""
         super().on_train_epoch_end([{"loss": o["loss"]} for o in train_outputs])
+        means: dict[str, Any]
         means = {k: float(np.mean([o[k] for o in train_outputs])) for k in train_outputs[0] if k != "loss"}
         if self.is_ddp:
             gathered: list[Any] = [None] * dist.get_world_size()
             dist.all_gather_object(gathered, means)
             means = {k: float(np.mean([g[k] for g in gathered])) for k in means}
         history = self.logger.local_logger.my_fantastic_logging
+        if self.monitor is not None:
+            means |= self.monitor.end_epoch(self.network, history)
         for key, value in means.items():
-            history.setdefault(
-                key, [float("nan")] * self.current_epoch
-            )  # nnU-Net's logger wants one value per epoch
+            curve = history.setdefault(key, [])  # nnU-Net's logger wants one value per epoch
+            curve += [float("nan")] * (self.current_epoch - len(curve))
             self.logger.log(key, value, self.current_epoch)
         values = {k.removeprefix(TERM): round(v, 4) for k, v in means.items() if k.startswith(TERM)}
         weights = {k.removeprefix(WEIGHT): round(v, 4) for k, v in means.items() if k.startswith(WEIGHT)}
@@ -468,7 +477,7 @@ class SSLTrainer(nnUNetTrainer, ABC):
         changed = [
             f"{key}: {before['options'].get(key)} -> {value}"
             for key, value in now["options"].items()
-            if before["options"].get(key) != value and key not in ("save_every", "preview_every")
+            if before["options"].get(key) != value and key not in FREE_OPTIONS
         ]
         changed += ["tasks in dataset.json"] if before["tasks"] != now["tasks"] else []
         if changed:

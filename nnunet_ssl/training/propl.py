@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nnunet_ssl.conversion.prompt_embedding import FILE, PromptEmbedding, check_sentences, stored_file
 from nnunet_ssl.errors import ConfigError, DataError
+from nnunet_ssl.inference.prompts import wished_task
 from nnunet_ssl.inference.sentences import install_tokens, wished_question
 from nnunet_ssl.methods.propl import ProPL, ProPLConfig
 from nnunet_ssl.nn.prompting import PromptTokens
@@ -66,7 +67,7 @@ def propl_network(
     if made["timm_encoder"]:
         check_timm_plans(patch_size, strides)
         strides = STRIDES
-    question = None if training else wished_question(table, _embedding(made))
+    question = None if training else wished_question(table, _embedding(made), wished_task(plans))
     inference = made["inference"]
     network = build_propl_unet(
         _planned(plans, configuration_manager, num_input_channels, training),

@@ -1,13 +1,21 @@
-"""Exported models predict what the originals predict: by stock nnU-Net alone where their network is stock."""
+"""Exported models predict what the originals predict: by stock nnU-Net alone where their network is stock.
+
+All models are trained once, for a few updates, in this process. All that runs without the plugin runs in one
+process of an environment that does not have it.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
 import json
 import os
-import subprocess
+import shlex
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,66 +24,147 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from nnunet_ssl.cli import main
+from nnunet_ssl.conversion.dataset_json import read_dataset_json
+from nnunet_ssl.inference.export import Source, load_checkpoint, prediction_network
+from nnunet_ssl.tasks import TaskTable
 from tests.integration.conftest import Workspace
+from tests.integration.environments import Environment
 from tests.integration.test_trainers import losses
 
 pytestmark = pytest.mark.integration
 
 BOTH, REGIONS = "Dataset903_Both", "Dataset905_Regions"
-Make = Callable[..., Any]
-PREDICT = "nnunetv2.inference.predict_from_raw_data"
-FAST = ("-device", "cpu", "-npp", "1", "-nps", "1", "--disable_tta", "--disable_progress_bar")
+FINAL = "checkpoint_final.pth"
+ENTRY_POINTS = {
+    "nnUNetv2_predict": "nnunetv2.inference.predict_from_raw_data:predict_entry_point",
+    "nnUNetv2_predict_from_modelfolder": (
+        "nnunetv2.inference.predict_from_raw_data:predict_entry_point_modelfolder"
+    ),
+    "nnUNetv2_install_pretrained_model_from_zip": (
+        "nnunetv2.model_sharing.entry_points:install_from_zip_entry_point"
+    ),
+}
+FAST = ("-device", "cpu", "--disable_tta", "--disable_progress_bar")
+HERE, WORKERS = ("-npp", "0", "-nps", "0"), ("-npp", "1", "-nps", "1")
 
-# Runs an entry point of nnU-Net where nnunet_ssl cannot be imported
-BLOCKED = """
-import sys, importlib
-for name in [n for n in sys.modules if n.split(".")[0] == "nnunet_ssl"]:
-    del sys.modules[name]  # start-up files of an installation import it
-class Block:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "nnunet_ssl":
-            raise ModuleNotFoundError(name)
+# Runs commands of nnU-Net, given as JSON. A file, because worker processes import it again.
+COMMANDS = """
+import importlib, importlib.util, json, sys
 if __name__ == "__main__":
-    sys.meta_path.insert(0, Block())
-    module, function = sys.argv.pop(1).split(":")
-    getattr(importlib.import_module(module), function)()
+    assert importlib.util.find_spec("nnunet_ssl") is None
+    for entry, *arguments in json.loads(sys.argv[1]):
+        module, function = entry.split(":")
+        sys.argv = [function, *arguments]
+        getattr(importlib.import_module(module), function)()
+    assert "nnunet_ssl" not in sys.modules
 """
 
 
-def without_plugin(workspace: Workspace, results: Path, entry: str, *arguments: object) -> str:
-    """Run nnU-Net as on a machine that has never heard of us."""
-    env = {**os.environ, **workspace.env, "nnUNet_results": str(results), "NNUNET_SSL_NO_AUTODISCOVERY": "1"}
-    env.pop("nnUNet_extTrainer", None)
-    script = workspace.root / "blocked.py"  # a file, because worker processes import it again
-    script.write_text(BLOCKED)
-    finished = subprocess.run(
-        [sys.executable, script, entry, *map(str, arguments)],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-2000:]
-    return finished.stdout
+@dataclass(frozen=True)
+class Exported:
+    """What was exported from a model, how to use it as the command printed it, and predictions of both."""
+
+    file: Path
+    printed: str
+    before: Path
+    after: Path
+
+    def commands(self, images: Path, *options: str) -> list[list[str]]:
+        """Entry point and arguments of the printed commands."""
+        lines = [line.split() for line in self.printed.splitlines() if line.startswith("  nnUNetv2_")]
+        known = {"IN": str(images), "OUT": str(self.after)}
+        typed = [[ENTRY_POINTS[name], *(known.get(word, word) for word in rest)] for name, *rest in lines]
+        typed[-1] += [*FAST, *options]  # the last one predicts
+        return typed
 
 
-def train(make_trainer: Make, dataset: str, name: str, fold: Any = 0) -> Path:
-    """A model folder after a few updates."""
-    trainer = make_trainer(dataset, name, fold=fold)
-    losses(trainer, 3)
-    trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))
+@pytest.fixture(scope="module", autouse=True)
+def folders(workspace: Workspace) -> Iterator[None]:
+    """nnU-Net's folders, for all that runs in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in workspace.env.items():
+            patch.setenv(key, value)
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(workspace: Workspace) -> Callable[[str, str], Path]:
+    """Model folder of a trainer after a few updates; each is made once."""
+    made: dict[tuple[str, str], Path] = {}
+
+    def train(dataset: str, name: str) -> Path:
+        if (dataset, name) not in made:
+            folds = (0, "all") if name == "nnUNetTrainerMeanTeacher" else (0,)
+            made[dataset, name] = [train_fold(workspace, dataset, name, fold) for fold in folds][-1]
+        return made[dataset, name]
+
+    return train
+
+
+def train_fold(workspace: Workspace, dataset: str, name: str, fold: Any) -> Path:
+    from nnunetv2.run.run_training import get_trainer_from_args
+
+    trainer = get_trainer_from_args(dataset, "3d_fullres", fold, name, "small", device=torch.device("cpu"))
+    losses(trainer, 2)
+    trainer.save_checkpoint(str(Path(trainer.output_folder) / FINAL))
     trainer.dataloader_train.close()
-    return Path(trainer.output_folder_base)
+    model = Path(trainer.output_folder_base)
+    let_all_labels_occur(model, str(fold), next((workspace.root / "raw" / dataset / "imagesTs").iterdir()))
+    return model
 
 
-def predict(
-    workspace: Workspace, dataset: str, model: Path, output: Path, folds: str = "0", **env: str
-) -> Path:
-    """Stock prediction with the plugin at hand."""
+def let_all_labels_occur(model: Path, fold: str, scan: Path) -> None:
+    """A few updates leave background everywhere: give each output the mean 0 on a scan."""
+    source = Source(model, (fold,), FINAL)
+    table = TaskTable.from_dataset_json(read_dataset_json(model))
+    network = prediction_network(source, table).eval()
+    voxels = torch.from_numpy(sitk.GetArrayFromImage(sitk.ReadImage(str(scan))))[None, None].float()
+    with torch.no_grad():
+        means = network((voxels - voxels.mean()) / voxels.std())[0].flatten(1).mean(1)
+    checkpoint = load_checkpoint(source, fold)
+    weights = checkpoint["network_weights"]
+    if (
+        "head.seg_layers.psi.weight" in weights
+    ):  # one-hot prompts: a column for each; the last row is an offset
+        prompts = weights["head.seg_layers.prompts"].shape[1]
+        offsets = weights["head.seg_layers.psi.weight"][-1, -prompts:]
+        offsets[: len(table.prompts)] -= means[1:]
+    else:
+        weights[max(k for k in weights if k.startswith("decoder.seg_layers.") and k.endswith("bias"))] -= (
+            means
+        )
+    torch.save(checkpoint, model / f"fold_{fold}" / FINAL)
+
+
+def export(*arguments: object) -> str:
+    """What ``nnUNetv2_ssl export`` prints."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(["export", *map(str, arguments)]) == 0
+    return printed.getvalue()
+
+
+def run_here(entry: str, *arguments: object) -> None:
+    """A command of nnU-Net in this process."""
+    module, function = entry.split(":")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [function, *map(str, arguments)])
+        try:
+            getattr(importlib.import_module(module), function)()
+        finally:
+            torch.set_num_threads(1)
+
+
+def predict(workspace: Workspace, model: Path, output: Path, folds: str = "0", task: str = "") -> Path:
+    """Stock prediction with the original, the plugin at hand."""
     trainer, plans, configuration = model.name.split("__")
+    dataset = model.parent.name
     images = workspace.root / "raw" / dataset / "imagesTs"
-    command = ("nnUNetv2_predict", "-i", images, "-o", output, "-d", dataset, "-c", configuration)
-    workspace.run(*command, "-p", plans, "-tr", trainer, "-f", *folds.split(), *FAST, **env)
+    command = ("-i", images, "-o", output, "-d", dataset, "-c", configuration, "-p", plans, "-tr", trainer)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("nnUNet_ssl_task", task)
+        run_here(ENTRY_POINTS["nnUNetv2_predict"], *command, "-f", *folds.split(), *FAST, *HERE)
     return output
 
 
@@ -94,102 +183,118 @@ def assert_same(before: Path, after: Path, numbers: dict[int, int]) -> None:
         for old, new in numbers.items():
             expected[array == old] = new
         np.testing.assert_array_equal(two[name], expected, err_msg=name)
-    found = set(np.unique(np.concatenate([a.ravel() for a in two.values()])))
-    assert found & set(numbers.values())
-    assert found <= {0, *numbers.values()}
+    assert set(np.unique(np.concatenate([a.ravel() for a in two.values()]))) == {0, *numbers.values()}
 
 
-def export(workspace: Workspace, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-    return workspace.run("nnUNetv2_ssl", "export", *arguments, check=check)
+STOCK = {  # trainer -> dataset, folds, task in the export, task at prediction
+    "nnUNetTrainerMeanTeacher": (BOTH, "0 all", None, ""),
+    "nnUNetTrainerPICK": (BOTH, "0", "two", "Two"),
+    "nnUNetTrainerSSLSupervised": (REGIONS, "0", "core", "core"),
+}
 
 
-@pytest.fixture
-def teacher(make_trainer: Make) -> Path:
-    """Mean Teacher on two tasks, folds 0 and all."""
-    train(make_trainer, BOTH, "nnUNetTrainerMeanTeacher", "all")
-    return train(make_trainer, BOTH, "nnUNetTrainerMeanTeacher")
+@pytest.fixture(scope="module")
+def elsewhere(
+    workspace: Workspace, trained: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Exported]:
+    """Models with nnU-Net's own network: exported, and used as printed where there is no plugin."""
+    place = tmp_path_factory.mktemp("elsewhere")
+    results, raw = place / "results", workspace.root / "raw"
+    results.mkdir()
+    made, commands = {}, []
+    for trainer, (dataset, folds, task, asked) in STOCK.items():
+        model = trained(dataset, trainer)
+        file = place / (f"{trainer}.zip" if task else trainer)
+        printed = export("-m", model, "-f", *folds.split(), *(("--task", task) if task else ()), "-o", file)
+        before = predict(workspace, model, place / f"{trainer}_before", folds, asked)
+        made[trainer] = Exported(file, printed, before, place / f"{trainer}_after")
+        # a folder is predicted from with worker processes; nnU-Net offers it no other way
+        commands += made[trainer].commands(raw / dataset / "imagesTs", *(HERE if task else WORKERS))
+    script = place / "commands.py"
+    script.write_text(COMMANDS)
+    environment = Environment(place)
+    environment.call(script, json.dumps(commands), nnUNet_results=str(results), OMP_NUM_THREADS="1")
+    return made
 
 
-def test_all_labels_of_an_ensemble_without_plugin(
-    workspace: Workspace, teacher: Path, tmp_path: Path
-) -> None:
-    name = ("-d", 903, "-c", "3d_fullres", "-p", "small", "-tr", "nnUNetTrainerMeanTeacher")
-    printed = export(workspace, *name, "-f", "0", "all", "-o", tmp_path / "model").stdout
-    assert f"-m {tmp_path / 'model'} -f 0 all" in printed and "needs nnunet-ssl" not in printed
-    files = {str(p.relative_to(tmp_path / "model")) for p in (tmp_path / "model").rglob("*") if p.is_file()}
-    checkpoints = {"fold_0/checkpoint_final.pth", "fold_all/checkpoint_final.pth"}
+def test_all_labels_of_an_ensemble_without_plugin(elsewhere: dict[str, Exported]) -> None:
+    made = elsewhere["nnUNetTrainerMeanTeacher"]
+    assert_same(made.before, made.after, {1: 1, 2: 2, 3: 3})
+
+
+def test_one_task_of_pick_without_plugin(elsewhere: dict[str, Exported]) -> None:
+    made = elsewhere["nnUNetTrainerPICK"]
+    assert_same(made.before, made.after, {2: 1, 3: 2})
+
+
+def test_one_region_without_plugin(elsewhere: dict[str, Exported]) -> None:
+    made = elsewhere["nnUNetTrainerSSLSupervised"]
+    assert_same(made.before, made.after, {2: 1})
+
+
+def test_what_a_folder_holds(elsewhere: dict[str, Exported], trained: Callable[[str, str], Path]) -> None:
+    made, original = elsewhere["nnUNetTrainerMeanTeacher"], trained(BOTH, "nnUNetTrainerMeanTeacher")
+    assert f"-m {made.file} -f 0 all" in made.printed and "needs nnunet-ssl" not in made.printed
+    files = {str(p.relative_to(made.file)) for p in made.file.rglob("*") if p.is_file()}
+    checkpoints = {f"fold_0/{FINAL}", f"fold_all/{FINAL}"}
     assert {"plans.json", "dataset.json", "dataset_fingerprint.json", *checkpoints} <= files
     for file in checkpoints:
-        checkpoint = torch.load(tmp_path / "model" / file, weights_only=False)
+        checkpoint = torch.load(made.file / file, weights_only=False)
         assert checkpoint["trainer_name"] == "nnUNetTrainer"
         assert not [k for k in checkpoint["network_weights"] if "training_only" in k]
         assert not {"optimizer_state", "ssl_state", "logging"} & set(checkpoint)
-        assert checkpoint["init_args"]["plans"] == json.loads((tmp_path / "model/plans.json").read_text())
-        assert (tmp_path / "model" / file).stat().st_size < (teacher / file).stat().st_size / 2
-
-    before = predict(workspace, BOTH, teacher, tmp_path / "before", "0 all")
-    images = workspace.root / "raw" / BOTH / "imagesTs"
-    command = ("-i", images, "-o", tmp_path / "after", "-m", tmp_path / "model", "-f", "0", "all", *FAST)
-    without_plugin(workspace, tmp_path, f"{PREDICT}:predict_entry_point_modelfolder", *command)
-    assert_same(before, tmp_path / "after", {1: 1, 2: 2, 3: 3})
+        assert checkpoint["init_args"]["plans"] == json.loads((made.file / "plans.json").read_text())
+        assert (made.file / file).stat().st_size < (original / file).stat().st_size / 2
 
 
-def test_one_task_as_a_zip_without_plugin(workspace: Workspace, make_trainer: Make, tmp_path: Path) -> None:
-    model = train(make_trainer, BOTH, "nnUNetTrainerBCP")
-    archive = tmp_path / "two.zip"
-    printed = export(workspace, "-m", model, "--task", "two", "-o", archive).stdout
-    place = "Dataset903_Both/nnUNetTrainer__small_BCP_two__3d_fullres"
-    with zipfile.ZipFile(archive) as content:
+def test_what_a_zip_holds(elsewhere: dict[str, Exported]) -> None:
+    made = elsewhere["nnUNetTrainerPICK"]
+    place = "Dataset903_Both/nnUNetTrainer__small_PICK_two__3d_fullres"
+    with zipfile.ZipFile(made.file) as content:
         assert f"{place}/plans.json" in content.namelist()
         assert all(name.startswith(place) for name in content.namelist())
-    assert not list(tmp_path.glob(".two*"))
-    results = tmp_path / "results"
-    results.mkdir()
-    without_plugin(
-        workspace, results, "nnunetv2.model_sharing.entry_points:install_from_zip_entry_point", archive
-    )
-    described = json.loads((results / place / "dataset.json").read_text())
+        described = json.loads(content.read(f"{place}/dataset.json"))
     assert described["labels"] == {"background": 0, "left": 1, "right": 2}
-    typed = next(line for line in printed.splitlines() if "nnUNetv2_predict " in line).split()[1:]
-    images = workspace.root / "raw" / BOTH / "imagesTs"
-    known = [str({"IN": images, "OUT": tmp_path / "after"}.get(word, word)) for word in typed]
-    without_plugin(workspace, results, f"{PREDICT}:predict_entry_point", *known, *FAST)
-    before = predict(workspace, BOTH, model, tmp_path / "before", nnUNet_ssl_task="Two")
-    assert_same(before, tmp_path / "after", {2: 1, 3: 2})
+    assert not list(made.file.parent.glob(f".{made.file.name}*"))
 
 
-def test_one_region_without_plugin(workspace: Workspace, make_trainer: Make, tmp_path: Path) -> None:
-    model = train(make_trainer, REGIONS, "nnUNetTrainerSSLSupervised")
-    export(workspace, "-m", model, "--task", "core", "-o", tmp_path / "model")
-    images = workspace.root / "raw" / REGIONS / "imagesTs"
-    command = ("-i", images, "-o", tmp_path / "after", "-m", tmp_path / "model", "-f", 0, *FAST)
-    without_plugin(workspace, tmp_path, f"{PREDICT}:predict_entry_point_modelfolder", *command)
-    before = predict(workspace, REGIONS, model, tmp_path / "before", nnUNet_ssl_task="core")
-    assert_same(before, tmp_path / "after", {2: 1})
-
-
-def test_a_prompted_model_keeps_its_trainer(workspace: Workspace, make_trainer: Make, tmp_path: Path) -> None:
-    model = train(make_trainer, BOTH, "nnUNetTrainerVerSemi")
-    results = tmp_path / "results" / BOTH
-    for task, numbers in ((None, {1: 1, 2: 2, 3: 3}), ("Two", {2: 2, 3: 3})):
-        output = results / f"nnUNetTrainerVerSemi__small_{task}__3d_fullres"
-        wish = ("--task", task) if task else ()
-        assert "needs nnunet-ssl" in export(workspace, "-m", model, *wish, "-o", output).stdout
-        asked = {"nnUNet_ssl_task": task} if task else {}
-        before = predict(workspace, BOTH, model, tmp_path / f"before_{task}", **asked)
-        elsewhere = {"nnUNet_results": str(results.parent)}
-        after = predict(workspace, BOTH, output, tmp_path / f"after_{task}", **elsewhere)
-        assert_same(before, after, numbers)
+@pytest.mark.parametrize(("task", "numbers"), [(None, {1: 1, 2: 2, 3: 3}), ("Two", {2: 2, 3: 3})])
+def test_a_prompted_model_keeps_its_trainer(
+    workspace: Workspace,
+    trained: Callable[[str, str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    task: str | None,
+    numbers: dict[int, int],
+) -> None:
+    """For one task the installed model needs no ``nnUNet_ssl_task`` any more."""
+    model, images = trained(BOTH, "nnUNetTrainerVerSemi"), workspace.root / "raw" / BOTH / "imagesTs"
+    file = tmp_path / "model.zip"
+    printed = export("-m", model, *(("--task", task) if task else ()), "-o", file)
+    assert "needs nnunet-ssl" in printed
+    made = Exported(file, printed, tmp_path / "before", tmp_path / "after")
+    predict(workspace, model, made.before, task=task or "")
+    (tmp_path / "results").mkdir()
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    for entry, *arguments in made.commands(images, *HERE):
+        run_here(entry, *arguments)
+    assert_same(made.before, made.after, numbers)
 
 
 def test_a_wish_in_the_environment_does_not_enter(
-    workspace: Workspace, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Callable[[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("nnUNet_ssl_task", "One")
-    export(workspace, "-m", teacher, "-o", tmp_path / "model")
-    monkeypatch.delenv("nnUNet_ssl_task")
-    checkpoint = torch.load(tmp_path / "model" / "fold_0" / "checkpoint_final.pth", weights_only=False)
+    export("-m", trained(BOTH, "nnUNetTrainerPICK"), "-o", tmp_path / "model")
+    assert os.environ["nnUNet_ssl_task"] == "One"
+    checkpoint = torch.load(tmp_path / "model" / "fold_0" / FINAL, weights_only=False)
     assert checkpoint["trainer_name"] == "nnUNetTrainer"
+
+
+def test_named_by_dataset_and_trainer(trained: Callable[[str, str], Path], tmp_path: Path) -> None:
+    trained(BOTH, "nnUNetTrainerPICK")
+    name = shlex.split("-d 903 -c 3d_fullres -p small -tr nnUNetTrainerPICK")
+    assert f"Wrote {tmp_path / 'model'}" in export(*name, "-o", tmp_path / "model")
 
 
 @pytest.mark.parametrize(
@@ -201,9 +306,13 @@ def test_a_wish_in_the_environment_does_not_enter(
     ],
 )
 def test_errors(
-    workspace: Workspace, teacher: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+    trained: Callable[[str, str], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    message: str,
 ) -> None:
-    finished = export(workspace, "-m", teacher, *arguments, "-o", tmp_path / "model", check=False)
-    assert finished.returncode == 2
-    assert message in finished.stderr
+    model = trained(BOTH, "nnUNetTrainerPICK")
+    assert main(["export", "-m", str(model), *arguments, "-o", str(tmp_path / "model")]) == 2
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

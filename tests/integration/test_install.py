@@ -1,19 +1,14 @@
-"""After ``pip install``, wheel or editable, nnU-Net finds our trainers and nothing stray lies around.
-
-The environments made here are light: they borrow the packages of the running interpreter, so that torch and
-nnU-Net need not be installed again.
-"""
+"""After ``pip install``, wheel or editable, nnU-Net finds our trainers and nothing stray lies around."""
 
 import importlib.util
-import os
 import shutil
-import subprocess
 import sys
-import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.integration.environments import PIP, Environment, call
 
 pytestmark = [
     pytest.mark.integration,
@@ -33,8 +28,8 @@ BUILD_FILES = (
     "LICENSE",
     "nnunet_ssl",
     "trainers",
+    "dataset_conversion",
 )
-PIP = (sys.executable, "-m", "pip")
 OFFLINE = ("--quiet", "--no-deps", "--no-build-isolation", "--no-index")
 
 FIND_ALL = f"""
@@ -49,40 +44,6 @@ for stray in ("trainers", "dataset_conversion", "tests", "benchmarks", "docs", "
     assert spec is None or "nnunet_ssl" not in str(spec.origin), spec
 """
 VALUE = "import os; print(os.environ.get('nnUNet_extTrainer'))"
-
-
-class Environment:
-    """A fresh virtual environment and an empty folder to run its Python in."""
-
-    def __init__(self, folder):
-        venv.EnvBuilder(symlinks=os.name != "nt").create(folder / "env")
-        self.python = folder / "env" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-        self.empty = folder / "empty"
-        self.empty.mkdir()
-        self.packages = Path(self.run("import sysconfig; print(sysconfig.get_path('purelib'))"))
-        # Plain paths: the start-up files of the borrowed packages, ours perhaps among them, do not run.
-        borrowed = [p for p in sys.path if p.endswith(("site-packages", "dist-packages"))]
-        (self.packages / "borrowed.pth").write_text("\n".join(borrowed))
-        self.before = set(os.listdir(self.packages))
-
-    def run(self, code, **variables):
-        """Run code as a user would: an empty folder, no variable of ours or nnU-Net's."""
-        clean = {k: v for k, v in os.environ.items() if not k.upper().startswith(("NNUNET", "PYTHON"))}
-        return _call(self.python, "-c", code, cwd=self.empty, env={**clean, **variables})
-
-    def pip(self, *args):
-        _call(*PIP, "--python", self.python, *args)
-
-    def new_names(self):
-        """What pip has added to site-packages."""
-        return set(os.listdir(self.packages)) - self.before - {"__pycache__"}
-
-
-def _call(*command, **kwargs):
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, **kwargs)
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    assert "Error processing line" not in done.stderr  # Python's complaint about a start-up file
-    return done.stdout.strip()
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +63,7 @@ def project(tmp_path_factory):
 @pytest.fixture(scope="module")
 def sdist(project, tmp_path_factory):
     out = tmp_path_factory.mktemp("sdist")
-    _call(
+    call(
         sys.executable,
         "-c",
         f"from setuptools.build_meta import build_sdist; build_sdist({str(out)!r})",
@@ -115,7 +76,7 @@ def sdist(project, tmp_path_factory):
 def wheel(sdist, tmp_path_factory):
     """The wheel, by way of the source distribution: what is on a package index."""
     out = tmp_path_factory.mktemp("wheel")
-    _call(*PIP, "wheel", *OFFLINE, "-w", out, sdist)
+    call(*PIP, "wheel", *OFFLINE, "-w", out, sdist)
     return next(out.glob("*.whl"))
 
 
@@ -144,7 +105,10 @@ def test_wheel_holds_every_module_and_nothing_stray(wheel):
     assert "\nnnunet_ssl.pth," in f"\n{record}"  # so pip removes it again
     modules = [path.relative_to(ROOT).as_posix() for path in (ROOT / "nnunet_ssl").rglob("*.py")]
     shims = [f"nnunet_ssl/_trainers/{path.name}" for path in (ROOT / "trainers").glob("*.py")]
-    assert sorted(n for n in names if n.endswith(".py")) == sorted(modules + shims)
+    recipes = [
+        f"nnunet_ssl/_dataset_conversion/{path.name}" for path in (ROOT / "dataset_conversion").glob("*.py")
+    ]
+    assert sorted(n for n in names if n.endswith(".py")) == sorted(modules + shims + recipes)
     assert "nnunet_ssl/py.typed" in names
 
 
@@ -156,6 +120,20 @@ def test_wheel_is_found(installed):
 def test_editable_is_found(editable, project):
     editable.run(FIND_ALL)
     assert editable.run(VALUE) == str(project / "trainers")
+
+
+def test_recipes_are_found(installed, editable, project, tmp_path):
+    """In a wheel, an editable installation, and a checkout that is not installed at all."""
+    recipes = sorted(p.stem for p in (ROOT / "dataset_conversion").glob("[!_]*.py"))
+    command = "from nnunet_ssl.cli import main; main(['convert', '--list'])"
+    bare = Environment(tmp_path)
+    printed = [
+        installed.run(command),
+        editable.run(command),
+        bare.run(f"import sys; sys.path.insert(0, {str(project)!r}); {command}"),
+    ]
+    for table in printed:
+        assert [line.split()[0] for line in table.splitlines()[2:]] == recipes
 
 
 def test_opt_out(installed):
@@ -184,8 +162,6 @@ def test_python_starts_when_the_package_is_gone(wheel, tmp_path):
     environment = Environment(tmp_path)
     environment.pip("install", *OFFLINE, "--force-reinstall", wheel)
     shutil.rmtree(environment.packages / "nnunet_ssl")
-    # the borrowed packages could hold another nnunet_ssl
-    (environment.packages / "borrowed.pth").unlink()
     assert environment.run(VALUE) == "None"
 
 

@@ -7,6 +7,10 @@ import SimpleITK as sitk
 from PIL import Image
 from skimage import io
 
+from nnunet_ssl.conversion.recipes import plan_recipe
+from nnunet_ssl.conversion.writer import write_dataset
+
+NAME = "Dataset701_Test"
 SHAPE = (4, 6, 5)  # slices, rows, columns: all different, so that a swapped axis shows
 SPACING, ORIGIN = (0.5, 0.75, 3.0), (-12.5, 30.25, 7.0)
 DIRECTION = (0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0)
@@ -63,3 +67,8 @@ def files(folder):
 
 def splits(dataset):
     return {p.stem: json.loads(p.read_text()) for p in (dataset / "splits").glob("*.json")}
+
+
+def make(recipe, download, variant=None, **more):
+    """Folder of the dataset that a recipe makes."""
+    return write_dataset(plan_recipe(recipe, download, NAME, variant, **more))[0]

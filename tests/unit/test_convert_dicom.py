@@ -14,24 +14,14 @@ from nnunet_ssl.conversion.folder_options import FolderOptions  # noqa: E402
 from nnunet_ssl.conversion.recipes import plan_recipe  # noqa: E402
 from nnunet_ssl.conversion.writer import write_dataset  # noqa: E402
 from nnunet_ssl.errors import DataError  # noqa: E402
-from tests.unit.convert_files import blob, files, read, splits, write  # noqa: E402
+from tests.unit.convert_files import NAME, blob, files, read, splits, write  # noqa: E402
 from tests.unit.dicom_files import ORIGIN, SPACING, rectangle, write_series, write_structures  # noqa: E402
 
 SHAPE = (5, 8, 6)
-NAME = "Dataset701_Test"
 
 
 def ct(seed=0, shape=SHAPE):
     return np.random.default_rng(seed).integers(-900, 900, shape)
-
-
-@pytest.fixture
-def raw(tmp_path, monkeypatch):
-    (tmp_path / "raw").mkdir()
-    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
-    for name in ("nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path / "raw"
 
 
 def planned(folder, **options):
@@ -77,7 +67,7 @@ def test_folder_of_series(tmp_path, raw):
     sitk.WriteImage(sitk.DICOMOrient(label, "RAS"), str(folder / "patient1" / "seg.nii.gz"))
     plan = planned(folder)
     assert plan.plan.channels == ("CT",)
-    assert {p.identifier: p.subset for p in plan.pairs} == {"patient1": "train", "patient2": "unlabeled"}
+    assert {c.identifier: c.subset for c in plan.plan.cases} == {"patient1": "train", "patient2": "unlabeled"}
     write_dataset(plan.plan)
     np.testing.assert_array_equal(read(raw / NAME / "imagesTr/patient1_0000.nii.gz"), ct(1))
     np.testing.assert_array_equal(read(raw / NAME / "labelsTr/patient1.nii.gz"), blob(shape=SHAPE))
@@ -88,8 +78,31 @@ def test_files_without_ending_are_known_by_their_content(tmp_path):
     for path in (tmp_path / "in").iterdir():
         path.rename(path.with_name(path.stem.replace("-", "")))
     (tmp_path / "in" / "README").write_text("no DICOM")
-    (pair,) = planned(tmp_path / "in").pairs
-    assert pair.images[0].kind == "series"
+    (case,) = planned(tmp_path / "in").plan.cases
+    assert case.images[0].func is read_series
+
+
+def test_what_else_an_export_holds_is_no_scan(tmp_path):
+    """Overviews to plan slices by, reports without pixels, and the index of the disc."""
+    write_series(tmp_path / "in" / "p1" / "ct", ct())
+    for number, slice_ in enumerate(write_series(tmp_path / "in" / "p1" / "scout", ct()[:2]), start=1):
+        slice_.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+        slice_.save_as(tmp_path / "in" / "p1" / "scout" / f"1-{number:03d}.dcm")
+    (report,) = write_series(tmp_path / "in" / "p1" / "report", ct()[:1], modality="SR")
+    del report.Rows, report.Columns, report.PixelData
+    report.save_as(tmp_path / "in" / "p1" / "report" / "1-001.dcm")
+    found = planned(tmp_path / "in")
+    assert [case.identifier for case in found.plan.cases] == ["ct"]
+    assert any("3 files are neither scans nor masks" in note for note in found.notes)
+
+
+def test_several_modalities_are_not_mixed(tmp_path):
+    write_series(tmp_path / "in" / "ct", ct())
+    write_series(tmp_path / "in" / "pet", ct(), modality="PT")
+    with pytest.raises(DataError, match=r"CT \(1\), PT \(1\). Choose one with --modality"):
+        planned(tmp_path / "in")
+    found = planned(tmp_path / "in", modality="pt")
+    assert [case.identifier for case in found.plan.cases] == ["pet"] and found.plan.channels == ("PT",)
 
 
 def structures(folder, flip=False):

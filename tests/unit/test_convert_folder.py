@@ -8,21 +8,11 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_ssl.commands import convert as command
-from nnunet_ssl.conversion.folder import plan_folder, plan_rows
+from nnunet_ssl.conversion.cases import files_of
+from nnunet_ssl.conversion.folder import plan_folder
 from nnunet_ssl.conversion.folder_options import FolderOptions
 from nnunet_ssl.errors import ConfigError, DataError
-from tests.unit.convert_files import blob, files, gray, picture, read, scan, write
-
-NAME = "Dataset701_Test"
-
-
-@pytest.fixture
-def raw(tmp_path, monkeypatch):
-    for name in ("raw", "preprocessed"):
-        (tmp_path / name).mkdir()
-        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
-    monkeypatch.delenv("nnUNet_results", raising=False)
-    return tmp_path / "raw"
+from tests.unit.convert_files import NAME, blob, files, gray, picture, read, scan, write
 
 
 @pytest.fixture
@@ -38,7 +28,8 @@ def planned(folder, **options):
 def found(folder, **options):
     """Identifier -> subset and names of the masks."""
     return {
-        p.identifier: (p.subset, [m.path.name for m in p.masks]) for p in planned(folder, **options).pairs
+        case.identifier: (case.subset, [path.name for path in files_of(case.label)])
+        for case in planned(folder, **options).plan.cases
     }
 
 
@@ -235,7 +226,10 @@ def test_ct_is_recognised_by_its_values(folder):
     assert planned(folder).plan.channels == ("CT",)
     assert any("go down to -1" in note for note in planned(folder).notes)
     assert planned(folder, channels=("MRI",)).plan.channels == ("MRI",)
-    write(folder / "p1.nii.gz", scan())
+    (folder / "p0.nii.gz").write_bytes(b"broken")  # the next scan tells
+    assert planned(folder).plan.channels == ("CT",)
+    for name in ("p0", "p1"):
+        write(folder / f"{name}.nii.gz", scan())
     assert planned(folder).plan.channels == ("image",)
 
 
@@ -260,7 +254,6 @@ def test_dry_run_writes_nothing_and_shows_all(folder, raw, capsys):
         ["p2", "imagesUn", "p2.nrrd", "-", "convert"],
     ]
     assert "1 files are neither scans nor masks: notes.docx" in out
-    assert plan_rows(planned(folder))[0][0] == "p1"
 
 
 def test_pictures(folder, raw):

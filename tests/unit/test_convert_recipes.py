@@ -11,30 +11,10 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_ssl.conversion.recipes import load_recipe, locate, plan_recipe, recipe_names, variants_of
-from nnunet_ssl.conversion.writer import write_dataset
 from nnunet_ssl.errors import ConfigError, DataError
-from tests.unit.convert_files import SPACING, blob, files, read, scan, splits, write
+from tests.unit.convert_files import NAME, SPACING, blob, files, make, read, scan, splits, write
 
-NAME = "Dataset701_Test"
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def raw(tmp_path, monkeypatch):
-    (tmp_path / "raw").mkdir()
-    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
-    for name in ("nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path / "raw"
-
-
-@pytest.fixture
-def download(tmp_path):
-    return tmp_path / "download"
-
-
-def make(recipe, download, variant=None, **more):
-    return write_dataset(plan_recipe(recipe, download, NAME, variant, **more))[0]
 
 
 def named(folder):

@@ -8,29 +8,8 @@ import SimpleITK as sitk
 
 from nnunet_ssl.conversion.recipes import load_recipe, plan_recipe
 from nnunet_ssl.conversion.ultrasound import to_bytes
-from nnunet_ssl.conversion.writer import write_dataset
 from nnunet_ssl.errors import DataError
-from tests.unit.convert_files import files, gray, picture, read, splits, write
-
-NAME = "Dataset701_Test"
-
-
-@pytest.fixture
-def raw(tmp_path, monkeypatch):
-    (tmp_path / "raw").mkdir()
-    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
-    for name in ("nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path / "raw"
-
-
-@pytest.fixture
-def download(tmp_path):
-    return tmp_path / "download"
-
-
-def make(recipe, download, variant=None, **more):
-    return write_dataset(plan_recipe(recipe, download, NAME, variant, **more))[0]
+from tests.unit.convert_files import NAME, files, gray, make, picture, read, splits, write
 
 
 def square(row, column, shape=(6, 9), value=255):

@@ -16,19 +16,9 @@ from nnunet_ssl.conversion.images import read_mask
 from nnunet_ssl.conversion.labeled import folds_for, write_labeled
 from nnunet_ssl.conversion.paper_splits import Split, drawn, drawn_shares, fold, fold_with_last
 from nnunet_ssl.errors import ConfigError, DataError
-from tests.unit.convert_files import blob, files, itk, read, scan, write
+from tests.unit.convert_files import NAME, blob, files, itk, read, scan, write
 
 LABELS = {"background": 0, "liver": 1}
-NAME = "Dataset701_Test"
-
-
-@pytest.fixture
-def raw(tmp_path, monkeypatch):
-    for name in ("raw", "preprocessed"):
-        (tmp_path / name).mkdir()
-        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
-    monkeypatch.delenv("nnUNet_results", raising=False)
-    return tmp_path / "raw"
 
 
 @pytest.fixture

@@ -26,7 +26,6 @@ from nnunet_ssl.conversion.prompt_embedding import (
     with_sentences,
 )
 from nnunet_ssl.errors import ConfigError, DataError, TaskError
-from nnunet_ssl.inference.prompts import TASK_VARIABLE
 from nnunet_ssl.inference.sentences import (
     PROMPTS_VARIABLE,
     UNSEEN_VARIABLE,
@@ -283,15 +282,14 @@ TRAINED = Embedding(24, 6, "tiny", "0123456789abcdef")
 @pytest.fixture
 def ask(monkeypatch, tmp_path):
     def ask(task=None, new=None, unseen=None, table=TABLE, trained=TRAINED):
-        for name, value in ((TASK_VARIABLE, task), (UNSEEN_VARIABLE, unseen)):
-            monkeypatch.delenv(name, raising=False)
-            if value is not None:
-                monkeypatch.setenv(name, value)
+        monkeypatch.delenv(UNSEEN_VARIABLE, raising=False)
+        if unseen is not None:
+            monkeypatch.setenv(UNSEEN_VARIABLE, unseen)
         monkeypatch.delenv(PROMPTS_VARIABLE, raising=False)
         if new is not None:
             new.save(tmp_path / "new.npz")
             monkeypatch.setenv(PROMPTS_VARIABLE, str(tmp_path / "new.npz"))
-        return wished_question(table, trained)
+        return wished_question(table, trained, task)
 
     return ask
 

@@ -6,6 +6,7 @@ from torch import nn
 
 from nnunet_ssl.errors import TaskError
 from nnunet_ssl.inference.prompts import (
+    PLANS_TASK,
     TASK_VARIABLE,
     kept_channels,
     restrict_output,
@@ -177,6 +178,16 @@ def test_no_wish(wish, monkeypatch):
         monkeypatch.setenv(TASK_VARIABLE, wish)
     x = logits()
     assert torch.equal(restrict_to_wished_task(Same(), {}, 4)(x), x)
+
+
+def test_an_exported_model_holds_a_wish_that_the_environment_overrules(monkeypatch):
+    monkeypatch.delenv(TASK_VARIABLE, raising=False)
+    exported = plans(TASKS)
+    exported = {**exported, "nnunet_ssl": {**exported["nnunet_ssl"], PLANS_TASK: "Atrium"}}
+    assert set(restrict_to_wished_task(Same(), exported, 4)(logits()).argmax(1).unique().tolist()) == {0, 1}
+    monkeypatch.setenv(TASK_VARIABLE, "Brain")
+    answer = restrict_to_wished_task(Same(), exported, 4)(logits()).argmax(1)
+    assert set(answer.unique().tolist()) == {0, 2, 3}
 
 
 def test_unknown_wish_lists_what_there_is(monkeypatch):
