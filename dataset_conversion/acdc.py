@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from nnunet_ssl.conversion.cases import Case, Subset
+from nnunet_ssl.conversion.cases import Case, Subset, if_there
 from nnunet_ssl.conversion.paper_splits import Split
 from nnunet_ssl.conversion.recipes import Download, Recipe
 
@@ -43,10 +43,9 @@ def find_cases(download: Download) -> Iterator[Case]:
     for part, subset in PARTS.items():
         for image in sorted(download.folder.glob(f"{part}/patient*/patient*_frame[0-9][0-9].nii.gz")):
             name = image.name.removesuffix(".nii.gz")
-            label: Path | None = image.with_name(f"{name}_gt.nii.gz")
-            if label is not None and subset == "test" and not label.is_file():
-                label = None
-            yield Case(name, [image], label, subset, group=name.split("_")[0])
+            label = image.with_name(f"{name}_gt.nii.gz")
+            mine = label if subset == "train" else if_there(label)
+            yield Case(name, [image], mine, subset, group=name.split("_")[0])
 
 
 def splits(download: Download, cases: Sequence[Case]) -> list[Split]:

@@ -28,9 +28,8 @@ Split: 216 training, 24 validation and 120 test scans; labelled are 10 (5 %) or 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from nnunet_ssl.conversion.cases import Case, Subset
+from nnunet_ssl.conversion.cases import Case, Subset, if_there
 from nnunet_ssl.conversion.paper_splits import Split, fold
 from nnunet_ssl.conversion.recipes import Download, Recipe
 
@@ -78,10 +77,8 @@ def find_cases(download: Download) -> Iterator[Case]:
             name = image.name.removesuffix(".nii.gz")
             if download.variant == "ct" and int(name.rpartition("_")[2]) > last_ct:
                 continue
-            label: Path | None = download.folder / f"labels{part}" / image.name
-            if label is not None and subset == "test" and not label.is_file():
-                label = None
-            yield Case(name, [image], label, subset)
+            label = download.folder / f"labels{part}" / image.name
+            yield Case(name, [image], label if subset == "train" else if_there(label), subset)
 
 
 def splits(download: Download, cases: Sequence[Case]) -> Iterator[Split]:

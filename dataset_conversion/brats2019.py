@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nnunet_ssl.conversion.cases import Case
+from nnunet_ssl.conversion.cases import Case, Subset
 from nnunet_ssl.conversion.paper_splits import Split, fold
 from nnunet_ssl.conversion.recipes import Download, Recipe
 from nnunet_ssl.errors import DataError
@@ -76,8 +76,8 @@ def find_cases(download: Download) -> Iterator[Case]:
     for patient in sorted(download.folder.glob("[HL]GG/BraTS19_*")):
         if patient.is_dir():
             images = [_file(patient, sequence) for sequence in SEQUENCES[download.variant]]
-            subset = "test" if patient.name in test else "train"
-            yield Case(patient.name, images, _file(patient, "seg"), subset)  # type: ignore[arg-type]
+            subset: Subset = "test" if patient.name in test else "train"
+            yield Case(patient.name, images, _file(patient, "seg"), subset)
 
 
 def splits(download: Download, cases: Sequence[Case]) -> Iterator[Split]:

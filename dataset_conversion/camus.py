@@ -26,7 +26,7 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from nnunet_ssl.conversion.cases import Case
+from nnunet_ssl.conversion.cases import Case, Subset
 from nnunet_ssl.conversion.images import read_volume
 from nnunet_ssl.conversion.paper_splits import Split
 from nnunet_ssl.conversion.recipes import Download
@@ -83,6 +83,6 @@ def _patients(folder: Path, ending: str, test: set[str], prefix: str = "") -> It
             if not image.is_file():
                 continue
             label = partial(read_label, mask) if mask.is_file() else None
-            subset = "test" if patient.name in test else "train"
+            subset: Subset = "test" if patient.name in test else "train"
             group = f"{prefix}{patient.name}"
-            yield Case(f"{prefix}{name}", [partial(read_slice, image)], label, subset, group)  # type: ignore[arg-type]
+            yield Case(f"{prefix}{name}", [partial(read_slice, image)], label, subset, group)

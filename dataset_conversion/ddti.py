@@ -28,7 +28,7 @@ from xml.etree import ElementTree
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ssl.conversion.cases import Case
+from nnunet_ssl.conversion.cases import Case, Subset
 from nnunet_ssl.conversion.images import from_picture
 from nnunet_ssl.conversion.paper_splits import Split
 from nnunet_ssl.conversion.recipes import Download
@@ -54,9 +54,8 @@ def find_cases(download: Download) -> Iterator[Case]:
         patient, number = image.stem.split("_")
         polygons = outlines(download.folder / f"{patient}.xml").get(int(number), ())
         label = partial(filled, image, polygons) if polygons else None
-        subset = "train" if polygons else "unlabeled"
-        name = f"ddti_{image.stem}"
-        yield Case(name, [partial(read_gray, image)], label, subset, patient)  # type: ignore[arg-type]
+        subset: Subset = "train" if polygons else "unlabeled"
+        yield Case(f"ddti_{image.stem}", [partial(read_gray, image)], label, subset, patient)
 
 
 def splits(download: Download, cases: Sequence[Case]) -> list[Split]:

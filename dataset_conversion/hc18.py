@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ssl.conversion.cases import Case
+from nnunet_ssl.conversion.cases import Case, Subset
 from nnunet_ssl.conversion.images import from_picture, read_picture
 from nnunet_ssl.conversion.paper_splits import Split
 from nnunet_ssl.conversion.recipes import Download
@@ -65,8 +65,7 @@ def filled(outline: Path) -> sitk.Image:
 
 
 def _case(image: Path, label: partial[sitk.Image] | None) -> Case:
-    subset = "train" if label else "test"
+    subset: Subset = "train" if label else "test"
     prefix = "hc18" if label else "hc18test"  # the numbers of the two sets overlap
     group = re.sub(r"_\d*HC$", "", image.stem)
-    name = f"{prefix}_{image.stem}"
-    return Case(name, [partial(read_gray, image)], label, subset, group)  # type: ignore[arg-type]
+    return Case(f"{prefix}_{image.stem}", [partial(read_gray, image)], label, subset, group)

@@ -29,7 +29,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from nnunet_ssl.conversion.cases import Case, Source, Subset
+from nnunet_ssl.conversion.cases import Case, Subset, if_there
 from nnunet_ssl.conversion.images import read_array
 from nnunet_ssl.conversion.paper_splits import Split, fold_with_last
 from nnunet_ssl.conversion.recipes import Download, Recipe
@@ -98,10 +98,11 @@ def _folders(parent: Path, layout: str) -> list[Path]:
 
 
 def _case(folder: Path, layout: str, subset: Subset) -> Case:
-    image: Source = folder / "lgemri.nrrd"
-    label: Source = folder / "laendo.nrrd"
+    name = f"la_{folder.name}"
     if layout == "h5":
         file = folder / "mri_norm2.h5"
         image, label = (partial(read_array, file, key, "xyz", SPACING) for key in ("image", "label"))
-    bare = isinstance(label, Path) and not label.is_file()
-    return Case(f"la_{folder.name}", [image], None if bare and subset == "test" else label, subset)
+        return Case(name, [image], label, subset)
+    outline = folder / "laendo.nrrd"
+    mine = outline if subset == "train" else if_there(outline)
+    return Case(name, [folder / "lgemri.nrrd"], mine, subset)

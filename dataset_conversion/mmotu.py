@@ -24,7 +24,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from nnunet_ssl.conversion.cases import Case
+from nnunet_ssl.conversion.cases import Case, Subset
 from nnunet_ssl.conversion.images import read_mask
 from nnunet_ssl.conversion.paper_splits import Split
 from nnunet_ssl.conversion.recipes import Download
@@ -54,8 +54,8 @@ def find_cases(download: Download) -> Iterator[Case]:
     test = _listed(folder / "val.txt")
     for image in sorted((folder / "images").glob("*.JPG"), key=lambda p: p.stem.zfill(8)):
         mask = partial(read_mask, (_mask(folder / "annotations", image.stem),))
-        subset = "test" if image.stem in test else "train"
-        yield Case(f"mmotu_{image.stem}", [partial(read_gray, image)], mask, subset)  # type: ignore[arg-type]
+        subset: Subset = "test" if image.stem in test else "train"
+        yield Case(f"mmotu_{image.stem}", [partial(read_gray, image)], mask, subset)
 
 
 def splits(download: Download, cases: Sequence[Case]) -> list[Split]:

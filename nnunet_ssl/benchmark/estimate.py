@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, median
 
-from nnunet_ssl.benchmark.plan import PSEUDO_LABELS, Run
+from nnunet_ssl.benchmark.plan import BASELINE, PSEUDO_LABELS, Run
 from nnunet_ssl.benchmark.workplace import DONE, Workplace
 from nnunet_ssl.config import TrainingConfig
 from nnunet_ssl.conversion.dataset_json import read_json
@@ -74,14 +74,20 @@ def estimate(
         ``None`` where nothing was measured.
     """
     updates = plans_budget[0] * plans_budget[1]
-    if done:
-        total = sum(done.get(run.method, fmean(done.values())) for run in todo)
-        return total, "from the runs of this benchmark that are done"
-    if per_update:
-        mean = fmean(per_update.values())
-        total = sum(updates * per_update.get(run.method, mean) for run in todo)
-        return total, "from the epochs of your trainings with these plans, without prediction"
-    return None, "nothing was measured yet: ask again when the first run is done"
+    known = {method: updates * seconds for method, seconds in per_update.items()} | done
+    if not known:
+        return None, "nothing was measured yet: ask again when the first run is done"
+    known.setdefault(
+        PSEUDO_LABELS, known.get(BASELINE, fmean(known.values()))
+    )  # one more supervised training
+    guessed = sorted({run.method for run in todo if run.method not in known})
+    total = sum(known.get(run.method, fmean(known.values())) for run in todo)
+    basis = "from the runs of this benchmark that are done" if done else ""
+    if per_update.keys() - done.keys():
+        basis += f"{', and ' if basis else ''}from the epochs of your trainings with these plans, without prediction"
+    if guessed:
+        basis += f"; for {', '.join(guessed)} the mean of the others"
+    return total, basis
 
 
 def overview(

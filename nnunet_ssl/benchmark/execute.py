@@ -17,8 +17,13 @@ from nnunet_ssl.benchmark.workplace import DONE, FAILED
 from nnunet_ssl.conversion.dataset_json import write_json_atomically
 from nnunet_ssl.demo.run import run_steps
 from nnunet_ssl.errors import DataError, NNUNetSSLError
+from nnunet_ssl.inference.prompts import TASK_VARIABLE
 
 _PACKAGES = ("nnunet-ssl", "nnunetv2", "torch", "numpy", "scipy")
+
+
+class RunFailedError(NNUNetSSLError):
+    """A step of a run failed."""
 
 
 class RunsFailedError(NNUNetSSLError):
@@ -36,7 +41,7 @@ def do_runs(steps: Steps, runs: Sequence[Run]) -> None:
         print(f"\n=== Run {number} of {len(runs)}: {run.name}", flush=True)
         try:
             do_run(steps, run)
-        except NNUNetSSLError as error:
+        except Exception as error:  # whatever went wrong in one run, the others go on
             print(f"FAILED: {error}", flush=True)
             failures.append(f"{run.name}: {str(error).splitlines()[0]} (logs in {steps.place.run(run)}/logs)")
     if failures:
@@ -52,7 +57,7 @@ def do_run(steps: Steps, run: Run) -> None:
 
     Raises:
         DataError: it builds on a run that is not done, or another process is at it.
-        StepFailedError: a command failed; ``failed.json`` then says which.
+        NNUNetSSLError: a step failed; ``failed.json`` then says which.
     """
     place = steps.place
     if place.is_done(run):
@@ -63,13 +68,15 @@ def do_run(steps: Steps, run: Run) -> None:
         raise DataError(f"it starts from {baseline.name}, which is not done. Do that run first.")
     folder = place.run(run)
     with _locked(folder):
+        (folder / FAILED).unlink(missing_ok=True)  # of an earlier try
         try:
             todo = steps.of(run)
-            seconds = run_steps(todo, folder, place.environment)
-        except NNUNetSSLError as error:
-            write_json_atomically(folder / FAILED, {"run": run.name, "error": _reworded(error)})
-            raise type(error)(_reworded(error)) from error
-        (folder / FAILED).unlink(missing_ok=True)
+            # A task that the user asks for in his shell is none that the benchmark asks for
+            seconds = run_steps(todo, folder, {TASK_VARIABLE: "", **place.environment})
+        except Exception as error:
+            message = _reworded(error)
+            write_json_atomically(folder / FAILED, {"run": run.name, "error": message})
+            raise RunFailedError(message) from error
         done = {
             "run": run.name,
             "commands": [step.text for step in todo],
@@ -104,8 +111,9 @@ def versions() -> dict[str, str]:
 
 
 def _reworded(error: Exception) -> str:
-    """The message without the advice that is meant for the demo."""
-    return str(error).replace("Run the demo again to continue from this step.", "").strip()
+    """The message without the advice that is meant for the demo; of an unforeseen error its kind, too."""
+    text = str(error).replace("Run the demo again to continue from this step.", "").strip()
+    return text if isinstance(error, NNUNetSSLError) else f"{type(error).__name__}: {text}"
 
 
 @contextlib.contextmanager

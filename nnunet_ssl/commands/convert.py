@@ -13,8 +13,9 @@ on where it was when the same command is given again.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nnunet_ssl.errors import ConfigError
 
@@ -223,8 +224,8 @@ def _print_plan(plan: DatasetPlan, every_case: bool) -> None:
     print(format_table(plan.count_rows(), ["cases", "folder", "number"]))
 
 
-def _show(labels: object) -> str:
-    return ", ".join(f"{name} {value}" for name, value in dict(labels).items())  # type: ignore[call-overload]
+def _show(labels: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in labels.items())
 
 
 def _convert_into(args: argparse.Namespace) -> None:

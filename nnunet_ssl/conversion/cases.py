@@ -66,6 +66,11 @@ class Case:
         return self.group or self.identifier
 
 
+def if_there(label: Path) -> Path | None:
+    """The label of a test scan, which publishers may keep to themselves."""
+    return label if label.is_file() else None
+
+
 def sanitized(name: str) -> str:
     """``name`` with everything that cannot stand in an identifier replaced by ``_``.
 

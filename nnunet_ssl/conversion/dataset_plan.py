@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -77,12 +78,14 @@ class DatasetPlan:
 
     def case_rows(self) -> list[tuple[str, str, str, str, str]]:
         """Rows of case, folder, source of the images and of the label, and what is done with the images."""
+        sources = [source for case in self.cases for source in (*case.images, case.label)]
+        root = os.path.commonpath({path.parent for source in sources for path in files_of(source)})
         return [
             (
                 case.identifier,
                 IMAGE_FOLDERS[case.subset],
-                _names(case.images),
-                _names([case.label]) or "-",
+                _names(case.images, root),
+                _names([case.label], root) or "-",
                 "link" if all(self._is_linked(source) for source in case.images) else "convert",
             )
             for case in self.cases
@@ -127,9 +130,10 @@ def target_folder(name: str, overwrite: bool) -> Path:
     return folder
 
 
-def _names(sources: Iterable[Source | None]) -> str:
-    """Names of the files, each once, or of the folders of DICOM series."""
-    return ", ".join(dict.fromkeys(path.name for source in sources for path in files_of(source)))
+def _names(sources: Iterable[Source | None], root: str) -> str:
+    """Paths below ``root`` of the files, each once, or of the folders of DICOM series."""
+    paths = dict.fromkeys(path for source in sources for path in files_of(source))
+    return ", ".join(path.relative_to(root).as_posix() for path in paths)
 
 
 def is_finished(plan: DatasetPlan, prints: Mapping[str, str]) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -187,10 +188,10 @@ def _values_of(job: Path | tuple[Path, str]) -> set[int]:
     return {int(value) for value in values}
 
 
-def _map(function: object, jobs: Sequence[object], processes: int) -> list[set[int]]:
+def _map(function: Callable[[Any], set[int]], jobs: Sequence[Any], processes: int) -> list[set[int]]:
     from tqdm import tqdm
 
     if processes <= 1 or len(jobs) < 8:
-        return [function(job) for job in tqdm(jobs, desc="masks", disable=None)]  # type: ignore[operator]
+        return [function(job) for job in tqdm(jobs, desc="masks", disable=None)]
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        return list(tqdm(pool.map(function, jobs), desc="masks", total=len(jobs), disable=None))  # type: ignore[arg-type]
+        return list(tqdm(pool.map(function, jobs), desc="masks", total=len(jobs), disable=None))

@@ -13,6 +13,7 @@ from nnunet_ssl.errors import DataError
 
 Kind = Literal["volume", "picture", "array", "series", "rtstruct", "seg"]
 
+_ENDINGS: dict[Kind, tuple[str, ...]] = {"volume": VOLUMES, "picture": PICTURES, "array": ARRAYS}
 _DICOM = (".dcm", ".ima", ".dicom")
 _TAGS = (
     "SeriesInstanceUID",
@@ -82,11 +83,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def _kind_of(path: Path) -> Kind | None:
-    ending = ending_of(path)
-    for kind, endings in (("volume", VOLUMES), ("picture", PICTURES), ("array", ARRAYS)):
-        if ending in endings:
-            return kind  # type: ignore[return-value]
-    return None
+    return next((kind for kind, endings in _ENDINGS.items() if ending_of(path) in endings), None)
 
 
 def _series_of(directory: Path, files: Iterable[Path]) -> tuple[list[Item], list[Path]]:

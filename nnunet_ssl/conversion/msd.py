@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from nnunet_ssl.conversion.cases import Case
+from nnunet_ssl.conversion.cases import Case, Subset
 from nnunet_ssl.conversion.paper_splits import Split, fold_with_last
 from nnunet_ssl.conversion.recipes import Recipe
 
@@ -39,8 +39,8 @@ def msd_cases(folder: Path, test: Collection[int] = ()) -> Iterator[Case]:
     """Every scan of a task; the labelled ones with a number in ``test`` are test cases."""
     for image in _scans(folder / "imagesTr"):
         name = image.name.removesuffix(".nii.gz")
-        subset = "test" if number(name) in test else "train"
-        yield Case(name, [image], folder / "labelsTr" / image.name, subset)  # type: ignore[arg-type]
+        subset: Subset = "test" if number(name) in test else "train"
+        yield Case(name, [image], folder / "labelsTr" / image.name, subset)
     for image in _scans(folder / "imagesTs"):
         yield Case(image.name.removesuffix(".nii.gz"), [image], None, "test")
 

@@ -142,7 +142,7 @@ def embed(
         sentences=tuple(sentences.values()),
         tokens=tokens.float().numpy(),
         mask=inputs["attention_mask"].bool().numpy(),
-        model=Path(model).resolve().name if Path(model).is_dir() else model,
+        model=_shown_name(model),
         digest=_digest(encoder),
     )
 
@@ -224,10 +224,12 @@ def check_sentences(embedding: PromptEmbedding, table: TaskTable, where: Path) -
 def _load_model(model: str, trust_remote_code: bool) -> tuple[Any, Any]:
     try:
         from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
     except ImportError:
         raise ConfigError(
             "Text encoders need the package transformers. Install it: pip install 'nnunet-ssl[text]'"
         ) from None
+    logging.disable_progress_bar()
     options = {"trust_remote_code": trust_remote_code, "local_files_only": Path(model).is_dir()}
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, **options)
@@ -238,6 +240,12 @@ def _load_model(model: str, trust_remote_code: bool) -> tuple[Any, Any]:
             f"tokenizer, or a name on the hub. {error}"
         ) from error
     return tokenizer, encoder.eval().float()
+
+
+def _shown_name(model: str) -> str:
+    """Name for people: of a folder its last two parts, since many are called "model"."""
+    folder = Path(model)
+    return "/".join(folder.resolve().parts[-2:]) if folder.is_dir() else model
 
 
 def _digest(encoder: Any) -> str:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from tqdm import tqdm
 from nnunet_ssl.conversion.dataset_json import write_json_atomically
 from nnunet_ssl.data.layout import scans_in
 from nnunet_ssl.errors import DataError
+from nnunet_ssl.parallel import run_jobs
 
 MANIFEST = "manifest.json"
 # What preprocessing depends on; patch size and network do not matter.
@@ -104,10 +104,10 @@ def preprocess_unlabeled(
     recipe.folder.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(recipe.folder, set(done))
     problems: list[str] = []
-    results = _run(recipe, {c: scans[c] for c in todo}, num_processes)
-    for case, problem in tqdm(
-        results, total=len(todo), desc="Unlabelled scans", disable=not (progress and todo)
-    ):
+    results = run_jobs(partial(_prepare_safely, recipe), [(c, scans[c]) for c in todo], num_processes)
+    hidden = not (progress and todo)
+    for index, problem in tqdm(results, total=len(todo), desc="Unlabelled scans", disable=hidden):
+        case = todo[index]
         if problem is None:
             done[case] = sources[case]
             _write_manifest(recipe.folder, fingerprint, done)
@@ -158,20 +158,9 @@ def _array_problem(path: Path, num_channels: int) -> str | None:
     return None
 
 
-def _run(
-    recipe: Recipe, scans: dict[str, list[Path]], num_processes: int
-) -> Iterator[tuple[str, str | None]]:
-    if num_processes <= 1 or len(scans) <= 1:
-        yield from ((case, _prepare_safely(recipe, case, files)) for case, files in scans.items())
-        return
-    with ProcessPoolExecutor(num_processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        jobs = {pool.submit(_prepare_safely, recipe, case, files): case for case, files in scans.items()}
-        for job in as_completed(jobs):
-            yield jobs[job], job.result()
-
-
-def _prepare_safely(recipe: Recipe, case: str, files: list[Path]) -> str | None:
+def _prepare_safely(recipe: Recipe, scan: tuple[str, list[Path]]) -> str | None:
     """Preprocess one scan; returns what is wrong with it, or nothing."""
+    case, files = scan
     try:
         _prepare(recipe, case, files)
     except DataError as error:

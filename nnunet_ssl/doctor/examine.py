@@ -65,6 +65,9 @@ class Request:
         accepted: checks whose errors the user declares to be none.
         processes: workers that read.
         progress: show a progress bar.
+
+    Raises:
+        ConfigError: there is no such check.
     """
 
     dataset: Path
@@ -75,6 +78,9 @@ class Request:
     accepted: Sequence[str] = ()
     processes: int = 1
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        accept((), self.accepted)  # a misspelt name is an error now, not after all has been read
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,8 @@ def scan(
     """
     workers = min(num_processes, affordable_workers(cases), len(cases))
     read = partial(read_case, reader_class=reader_class)
-    results = tqdm(
-        _results(cases, read, workers), total=len(cases), desc="Reading cases", disable=not progress
-    )
+    hidden = None if progress else True  # None: where nobody looks, as in a log file
+    results = tqdm(_results(cases, read, workers), total=len(cases), desc="Reading cases", disable=hidden)
     by_position = dict(results)
     return [by_position[i] for i in range(len(cases))]
 

@@ -7,11 +7,9 @@ scored all the same. A worker holds one case at a time, so memory is bounded by 
 from __future__ import annotations
 
 import difflib
-import multiprocessing
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +28,7 @@ from nnunet_ssl.evaluation.reading import (
     knows_spacing,
     read_labels,
 )
+from nnunet_ssl.parallel import run_jobs
 from nnunet_ssl.tasks import LabelValue, Prompt, TaskTable
 
 Unit = Literal["mm", "voxel", "both"]
@@ -191,29 +190,11 @@ def _owners(cases: Iterable[str], tasks: TaskTable) -> tuple[dict[str, int], lis
 
 def _run(jobs: list[_Job], processes: int) -> tuple[list[CaseScores], list[str]]:
     """Score all cases; what is wrong with files comes back as text, so that one bad case hides no other."""
-    cases: list[CaseScores] = []
-    problems: list[str] = []
-    with tqdm(total=len(jobs), desc="Scoring", unit="case", disable=None) as bar:
-        for result, found in _results(jobs, processes):
-            problems += found
-            if result is not None:
-                cases.append(result)
-            bar.update()
-    return cases, problems
-
-
-def _results(jobs: list[_Job], processes: int) -> Iterator[tuple[CaseScores | None, list[str]]]:
-    workers = min(processes, len(jobs))
-    if workers <= 1:
-        yield from map(_score_case, jobs)
-        return
-    try:
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            yield from pool.map(_score_case, jobs)
-    except BrokenProcessPool as error:
-        raise DataError(
-            "A worker process died, most likely for want of memory. Try a smaller -np."
-        ) from error
+    done = tqdm(
+        run_jobs(_score_case, jobs, processes), total=len(jobs), desc="Scoring", unit="case", disable=None
+    )
+    results = [result for _, result in sorted(done, key=itemgetter(0))]
+    return [r for r, _ in results if r is not None], [problem for _, found in results for problem in found]
 
 
 def _score_case(job: _Job) -> tuple[CaseScores | None, list[str]]:

@@ -3,8 +3,8 @@
 A method is compared with the baseline case by case, each case's Dice averaged over the seeds. The interval
 and the test say how sure one can be with these test cases and these trainings; they do not cover other
 choices of labelled cases, which is why the difference of each seed is shown, too. The p-values of one page
-are corrected for their number (Holm). A gain, or a loss, is claimed only if the interval leaves out 0 and the
-corrected p is below 0.05.
+are corrected for their number (Holm). A gain, or a loss, is claimed only if the interval leaves out 0, the
+corrected p is below 0.05 and all seeds agree on the sign.
 """
 
 from __future__ import annotations
@@ -51,11 +51,16 @@ class Answer:
         """What may be said."""
         if math.isnan(self.p) or smallest_p(self.dice.n) >= SIGNIFICANT:
             return "too few cases"
-        if self.p < SIGNIFICANT and self.dice.low > 0:
+        if self.p < SIGNIFICANT and self.dice.low > 0 and not self.seeds_disagree:
             return "gain"
-        if self.p < SIGNIFICANT and self.dice.high < 0:
+        if self.p < SIGNIFICANT and self.dice.high < 0 and not self.seeds_disagree:
             return "loss"
         return "no gain"
+
+    @property
+    def seeds_disagree(self) -> bool:
+        """Whether one seed speaks for the method and another against it."""
+        return min(self.by_seed) < 0 < max(self.by_seed)
 
     @property
     def share_of_gap(self) -> float:
@@ -65,7 +70,7 @@ class Answer:
 
 
 def answers(results: Results) -> list[Answer]:
-    """Every method at every number of labels but all, smallest first."""
+    """Every method at every number of labels but all, the smallest number and the best method first."""
     found = [
         answer
         for labeled in results.labels
@@ -75,6 +80,8 @@ def answers(results: Results) -> list[Answer]:
         for answer in [_answer(results, method, labeled)]
         if answer is not None
     ]
+    order = {labeled: i for i, labeled in enumerate(results.labels)}
+    found.sort(key=lambda answer: (order[answer.labeled], -answer.dice.difference))
     corrected = holm([answer.dice.p for answer in found])
     return [replace(answer, p=p) for answer, p in zip(found, corrected, strict=True)]
 
@@ -85,7 +92,7 @@ def sentence(answer: Answer, results: Results) -> str:
     parts = [
         f"With {results.name_of_labels(answer.labeled)}: supervised {points(dice.mean_a)}, "
         f"{short_name(answer.method)} {points(dice.mean_b)}, {signed(dice.difference)} "
-        f"{bounds(dice.low, dice.high)}, p = {p_value(answer.p)}"
+        f"{bounds(dice.low, dice.high)}, {_p_equals(answer.p)}"
     ]
     if not math.isnan(answer.all_labels):
         parts.append(f"; all labels {points(answer.all_labels)}")
@@ -102,9 +109,11 @@ def headline(found: Sequence[Answer], results: Results) -> str:
     losses = [answer for answer in found if answer.verdict == "loss"]
     if gains:
         best = max(gains, key=lambda answer: answer.dice.difference)
+        share = best.share_of_gap
         text = (
             f"Yes: {short_name(best.method)} gains {points(best.dice.difference)} Dice points with "
-            f"{results.name_of_labels(best.labeled)}."
+            f"{results.name_of_labels(best.labeled)}"
+            + ("." if math.isnan(share) else f", {share:.0%} of the gap to all labels.")
         )
         others = len(found) - len(gains)
         worse = f", {len(losses)} of them a loss" if losses else ""
@@ -140,6 +149,11 @@ def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def _p_equals(p: float) -> str:
+    text = p_value(p)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
 def _answer(results: Results, method: str, labeled: str) -> Answer | None:
     seeds = results.seeds((method, labeled), (BASELINE, labeled))
     if not seeds:
@@ -164,6 +178,7 @@ def _verdict_text(answer: Answer) -> str:
     if answer.verdict == "loss":
         return "Loss: worse than the supervised baseline."
     if answer.verdict == "no gain":
-        return "No gain shown."
+        unsure = answer.seeds_disagree and answer.p < SIGNIFICANT
+        return "No gain shown: the sign depends on the seed." if unsure else "No gain shown."
     share = answer.share_of_gap
     return "Gain." if math.isnan(share) else f"Gain: {share:.0%} of the gap to all labels."

@@ -25,6 +25,8 @@ from nnunet_ssl.tasks import LabelValue, TaskTable
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2", "#F0E442")
 _REFERENCE = "#FFFFFF"
 _WIDTH = 2.3  # of a panel, in inches
+_COLUMNS = 5  # panels beside each other
+_DPI = 130
 _MARGIN = 0.35  # of the object's size, around it
 _SMALLEST = 24  # voxels that a crop measures at least
 
@@ -176,30 +178,27 @@ def _crop(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
 
 
 def _draw(rows: Mapping[str, tuple[NDArray[Any], float, list[Panel]]], labels: Sequence[str]) -> bytes:
-    from matplotlib.colors import to_rgba
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    columns = max(len(panels) for _, _, panels in rows.values())
-    heights = [_WIDTH * image.shape[0] * aspect / image.shape[1] for image, aspect, _ in rows.values()]
-    height = sum(heights) + 0.25 * len(rows) + 0.4  # titles and legend
+    count = max(len(panels) for _, _, panels in rows.values())
+    lines = -(-count // _COLUMNS)
+    columns = -(-count // lines)
+    heights = [
+        _WIDTH * image.shape[0] * aspect / image.shape[1]
+        for image, aspect, _ in rows.values()
+        for _ in range(lines)
+    ]
+    height = sum(heights) + 0.25 * len(heights) + 0.4  # titles and legend
     figure = Figure(figsize=(_WIDTH * columns, height), layout="constrained")
-    axes = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
-    for line, (title, (image, aspect, panels)) in zip(axes, rows.items(), strict=True):
-        low, high = np.percentile(image, (1, 99))
-        for panel in line:
-            panel.set_axis_off()
-        for place, panel in zip(line, panels, strict=False):
-            place.imshow(image, cmap="gray", vmin=low, vmax=high, aspect=aspect, interpolation="nearest")
-            place.set_autoscale_on(False)
-            place.set_title(panel.title, fontsize=8)
-            for colour, mask, true in zip(_cycle(len(labels)), panel.masks, panels[0].masks, strict=True):
-                if mask.any():
-                    tint = np.zeros((*mask.shape, 4))
-                    tint[mask] = to_rgba(colour, 0.45)
-                    place.imshow(tint, aspect=aspect, interpolation="nearest")
-                _outline(place, true)
-        line[0].set_title(title, fontsize=8)
+    axes = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
+    for panel in axes.flat:
+        panel.set_axis_off()
+    for index, (title, (image, aspect, panels)) in enumerate(rows.items()):
+        places = axes[index * lines : (index + 1) * lines].flat
+        for place, panel in zip(places, panels, strict=False):
+            _draw_panel(place, image, aspect, panel, panels[0].masks)
+        axes[index * lines, 0].set_title(title, fontsize=8)
     handles = [Line2D([], [], color=c, lw=6, alpha=0.6) for c in _cycle(len(labels))]
     handles.append(Line2D([], [], color="#888888", lw=1.2))
     figure.legend(
@@ -211,8 +210,26 @@ def _draw(rows: Mapping[str, tuple[NDArray[Any], float, list[Panel]]], labels: S
         fontsize=8,
     )
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    figure.savefig(buffer, format="png", dpi=_DPI)
     return buffer.getvalue()
+
+
+def _draw_panel(
+    place: Any, image: NDArray[Any], aspect: float, panel: Panel, reference: Sequence[NDArray[np.bool_]]
+) -> None:
+    """One method's masks on the scan, the reference as outline."""
+    from matplotlib.colors import to_rgba
+
+    low, high = np.percentile(image, (1, 99))
+    place.imshow(image, cmap="gray", vmin=low, vmax=high, aspect=aspect, interpolation="nearest")
+    place.set_autoscale_on(False)
+    place.set_title(panel.title, fontsize=8)
+    for colour, mask, true in zip(_cycle(len(reference)), panel.masks, reference, strict=True):
+        if mask.any():
+            tint = np.zeros((*mask.shape, 4))
+            tint[mask] = to_rgba(colour, 0.45)
+            place.imshow(tint, aspect=aspect, interpolation="nearest")
+        _outline(place, true)
 
 
 def _outline(panel: Any, mask: NDArray[np.bool_]) -> None:

@@ -15,7 +15,9 @@ from nnunet_ssl.benchmark.estimate import Budget, budget, clock
 from nnunet_ssl.benchmark.plan import ALL, PSEUDO_LABELS, Run
 from nnunet_ssl.conversion.dataset_json import read_json
 from nnunet_ssl.evaluation import bootstrap
+from nnunet_ssl.pseudo_labels import HIDDEN_DICE, PREFIX
 from nnunet_ssl.report.answers import Answer, answers, headline, sentence, signed
+from nnunet_ssl.report.forest import difference_plot, watching_plot
 from nnunet_ssl.report.overlays import overlay_picture
 from nnunet_ssl.report.plots import efficiency_plot, training_plot
 from nnunet_ssl.report.results import Results, short_name
@@ -64,8 +66,24 @@ def make_page(results: Results) -> Page:
         "are single seeds. These intervals are of each mean; the paired differences above are known better.",
         efficiency_plot(results).encode(),
     )
+    difference = _picture(
+        "differences.svg",
+        "Paired differences of the mean Dice with 95 % intervals over the test cases; small points: single "
+        "seeds. Green: gain, orange: loss, grey: not shown.",
+        difference_plot(found, results),
+    )
+    watching = _picture(
+        "pseudo_labels.svg",
+        "Pseudo-labels in training, mean over seeds: the share of unlabelled patches called foreground "
+        "(dashed: of the labelled cases), how sure and how consistent the method is.",
+        watching_plot(results),
+    )
     training = [
-        Picture(f"training_{i}.svg", f"{short_name(method)}: mean over seeds, weights dotted.", plot.encode())
+        Picture(
+            f"training_{i}.svg",
+            f"Loss terms of {short_name(method)} (mean over seeds, weights dotted)",
+            plot.encode(),
+        )
         for i, method in enumerate(results.methods)
         for plot in [training_plot(results, method)]
         if plot is not None
@@ -80,6 +98,9 @@ def make_page(results: Results) -> Page:
         "missing": [run.name for run in results.missing],
         "dice_rows": method_rows(results),
         "label_rows": label_rows(results),
+        "difference": difference,
+        "watching": watching,
+        "hidden_labels": _watches_hidden_labels(results),
         "efficiency": efficiency,
         "training": training,
         "cases": cases,
@@ -92,7 +113,7 @@ def make_page(results: Results) -> Page:
         "seeds": [s for s in results.plan.wish.seeds if any(key[2] == s for key in results.scores)],
         "pseudo_labels": PSEUDO_LABELS in results.methods,
     }
-    pictures = [efficiency, *training, *cases]
+    pictures = [p for p in (difference, efficiency, watching, *training, *cases) if p is not None]
     return Page(_render(HTML, context, True), _render(MARKDOWN, context, False), pictures)
 
 
@@ -119,12 +140,22 @@ def _render(template: str, context: Mapping[str, Any], html: bool) -> str:
 
 def _answer_row(answer: Answer, results: Results) -> dict[str, Any]:
     by_seed = ""
+    if len(answer.seeds) < len(results.plan.wish.seeds):
+        by_seed = f"seed {answer.seeds[0]} only" if len(answer.seeds) == 1 else ""
     if len(answer.seeds) > 1:
         each = ", ".join(f"{s}: {signed(d)}" for s, d in zip(answer.seeds, answer.by_seed, strict=True))
         by_seed = f"by seed {each}"
         if min(answer.by_seed) < 0 < max(answer.by_seed):
             by_seed += " (the sign depends on the seed)"
     return {"text": sentence(answer, results), "verdict": answer.verdict, "by_seed": by_seed}
+
+
+def _picture(file: str, caption: str, svg: str | None) -> Picture | None:
+    return None if svg is None else Picture(file, caption, svg.encode())
+
+
+def _watches_hidden_labels(results: Results) -> bool:
+    return any(PREFIX + HIDDEN_DICE in results.curves(run) for run in results.done)
 
 
 def _case_pictures(results: Results) -> list[Picture]:
@@ -141,7 +172,13 @@ def _case_pictures(results: Results) -> list[Picture]:
 def _state(results: Results) -> str:
     total = len(results.plan.runs())
     if len(results.done) == total:
-        return f"All {total} runs are done."
+        seeds = len(results.plan.wish.seeds)
+        few = (
+            " One seed: how much depends on the choice of the labelled cases is not known."
+            if seeds == 1
+            else ""
+        )
+        return f"All {total} runs are done.{few}"
     parts = [f"{len(results.done)} of {total} runs are done"]
     parts += [f"{len(results.failed)} failed"] if results.failed else []
     parts += [f"{len(results.missing)} are still to do"] if results.missing else []
@@ -175,6 +212,8 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     facts += [("versions", "; ".join(sorted(kinds)))]
     gpus = {gpu for run in results.done for gpu in [_gpu(results, run)] if gpu}
     facts.append(("GPU", ", ".join(sorted(gpus)) or "none"))
+    if _watches_hidden_labels(results):
+        facts.append(("hidden labels", "read for the curve of the pseudo-labels' Dice alone"))
     return facts
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,16 +10,19 @@ import numpy as np
 
 from nnunet_ssl.benchmark.plan import ALL, BASELINE
 from nnunet_ssl.evaluation import bootstrap
+from nnunet_ssl.pseudo_labels import AGREEMENT, COVERAGE, HIDDEN_DICE, PREFIX, REFERENCE
+from nnunet_ssl.report.drawing import COLOURS, GREY, figure, method_styles, svg
 from nnunet_ssl.report.results import Results, short_name
 
 # Keys of nnU-Net's log; see training/curves.py, whose import would choose a backend for matplotlib
-_TERM, _WEIGHT, _ANY = "ssl/", "ssl_weight/", "ssl"
+_TERM, _WEIGHT = "ssl/", "ssl_weight/"
 _VALIDATION = "ema_fg_dice"
+_MONITORED = {
+    COVERAGE: "share of foreground",
+    AGREEMENT: "agreement of two views",
+    HIDDEN_DICE: "Dice with hidden labels",
+}
 
-# Distinct to colour-blind readers too (Okabe and Ito); markers tell methods apart once more.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS = "sD^vP*X"
-_GREY = "#444444"
 _COLUMNS = 3
 _FEW_EPOCHS = 10
 
@@ -29,16 +31,16 @@ Curves = Mapping[str, Sequence[Sequence[float]]]  # labels to one curve for each
 
 def efficiency_plot(results: Results) -> str:
     """Mean Dice over the number of labelled cases, with intervals; each seed as a faint point."""
-    figure = _figure(7.5, 4.4)
-    axes = figure.add_subplot()
-    columns = [labeled for labeled in results.labels if labeled != ALL]
+    page = figure(7.5, 4.4)
+    axes = page.add_subplot()
+    columns = results.labels
     positions = {labeled: i for i, labeled in enumerate(columns)}
-    styles = dict(zip(results.methods, _styles(results.methods), strict=True))
-    shown = [method for method in results.methods if any(_mean(results, method, n) for n in columns)]
+    styles = dict(zip(results.methods, method_styles(results.methods), strict=True))
+    shown = [method for method in results.methods if any(mean_dice(results, method, n) for n in columns)]
     for offset, method in enumerate(shown):
         # Side by side, lest intervals hide each other
         shift = (offset - (len(shown) - 1) / 2) * 0.06
-        points = [(positions[n] + shift, n, m) for n in columns for m in [_mean(results, method, n)] if m]
+        points = [(positions[n] + shift, n, m) for n in columns for m in [mean_dice(results, method, n)] if m]
         xs, means = [x for x, _, _ in points], [m[0] for _, _, m in points]
         errors = [[m[0] - m[1] for _, _, m in points], [m[2] - m[0] for _, _, m in points]]
         axes.errorbar(
@@ -55,52 +57,54 @@ def efficiency_plot(results: Results) -> str:
             seeds = results.seeds((method, labeled))
             dice = [_overall(results, method, labeled, [s]) for s in seeds] if len(seeds) > 1 else []
             axes.plot([x] * len(dice), dice, ".", color=styles[method]["color"], alpha=0.35, ms=5)
-    upper = _mean(results, BASELINE, ALL)
+    upper = mean_dice(results, BASELINE, ALL)
     if upper:
         axes.axhline(
-            upper[0], color=_GREY, ls="--", lw=1.2, label=f"supervised, {results.name_of_labels(ALL)}"
+            upper[0], color=GREY, ls="--", lw=1.2, label=f"supervised, {results.name_of_labels(ALL)}"
         )
         if not math.isnan(upper[1]):
-            axes.axhspan(upper[1], upper[2], color=_GREY, alpha=0.08, lw=0)
-    ticks = [f"{results.labelled_cases(n):.3g}" for n in columns]
+            axes.axhspan(upper[1], upper[2], color=GREY, alpha=0.08, lw=0)
+    ticks = [f"{results.labelled_cases(n):.3g}" + (" (all)" if n == ALL else "") for n in columns]
     axes.set_xticks(range(len(columns)), ticks)
     axes.set_xlim(-0.5, len(columns) - 0.5)
     axes.set_xlabel("labelled cases")
     axes.set_ylabel("mean Dice of the test cases (%)")
     axes.grid(axis="y", alpha=0.3)
     axes.legend(frameon=False, fontsize=9, loc="best")
-    return _svg(figure)
+    return svg(page)
 
 
 def training_plot(results: Results, method: str) -> str | None:
     """Loss terms with their weights, pseudo-label curves and the online validation of one method."""
-    curves = _curves(results, method)
+    curves = curves_of(results, method)
     terms = [key for key in curves if key.startswith(_TERM)]
-    monitors = [key for key in curves if key.startswith(_ANY) and not key.startswith((_TERM, _WEIGHT))]
+    monitors = [key for key in curves if key.startswith(PREFIX)]
     panels = [*terms, *monitors, *([_VALIDATION] if _VALIDATION in curves else [])]
     if not panels:
         return None
     columns = min(_COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure = _figure(3.6 * columns, 2.5 * rows)
+    page = figure(3.6 * columns, 2.5 * rows)
     shown = {labeled: i for i, labeled in enumerate(results.labels)}
     for number, key in enumerate(panels, 1):
-        axes = figure.add_subplot(rows, columns, number)
+        axes = page.add_subplot(rows, columns, number)
         for labeled, seeds in curves[key].items():
-            colour = _COLOURS[shown[labeled] % len(_COLOURS)]
+            colour = COLOURS[shown[labeled] % len(COLOURS)]
             _draw(axes, seeds, color=colour, label=results.name_of_labels(labeled))
         weight = curves.get(_WEIGHT + key.removeprefix(_TERM)) if key in terms else None
         if weight:
             _draw_weight(axes, next(iter(weight.values())))
-        axes.set_title(_title(key), fontsize=9)
+        for usual in curves.get(REFERENCE + key.removeprefix(PREFIX), {}).values():
+            axes.plot(usual[0], color="gray", ls="--", lw=1)
+        axes.set_title(title_of(key), fontsize=9)
         axes.grid(alpha=0.3)
         axes.tick_params(labelsize=8)
         axes.xaxis.get_major_locator().set_params(integer=True)
         if number > len(panels) - columns:
             axes.set_xlabel("epoch", fontsize=8)
-    handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
-    return _svg(figure)
+    handles, names = page.axes[0].get_legend_handles_labels()
+    page.legend(handles, names, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
+    return svg(page)
 
 
 def _draw(axes: Any, seeds: Sequence[Sequence[float]], **style: Any) -> None:
@@ -120,13 +124,15 @@ def _draw_weight(axes: Any, seeds: Sequence[Sequence[float]]) -> None:
     twin.tick_params(labelsize=7, colors="gray")
 
 
-def _title(key: str) -> str:
+def title_of(key: str) -> str:
+    """What a curve shows."""
     if key == _VALIDATION:
         return "online validation Dice (moving average)"
-    return key.removeprefix(_TERM) if key.startswith(_TERM) else key.removeprefix("ssl_").replace("/", ": ")
+    name = key.removeprefix(_TERM).removeprefix(PREFIX)
+    return f"pseudo-labels: {_MONITORED.get(name, name)}" if key.startswith(PREFIX) else name
 
 
-def _curves(results: Results, method: str) -> dict[str, dict[str, list[list[float]]]]:
+def curves_of(results: Results, method: str) -> dict[str, dict[str, list[list[float]]]]:
     """Curve of each key, by number of labels, one for each run; only curves of one number per epoch."""
     found: dict[str, dict[str, list[list[float]]]] = {}
     for run in results.done:
@@ -137,7 +143,7 @@ def _curves(results: Results, method: str) -> dict[str, dict[str, list[list[floa
     return found
 
 
-def _mean(results: Results, method: str, labeled: str) -> tuple[float, float, float] | None:
+def mean_dice(results: Results, method: str, labeled: str) -> tuple[float, float, float] | None:
     """Mean Dice in percent and its interval, over all seeds that are there."""
     seeds = results.seeds((method, labeled))
     if not seeds:
@@ -149,31 +155,3 @@ def _mean(results: Results, method: str, labeled: str) -> tuple[float, float, fl
 
 def _overall(results: Results, method: str, labeled: str, seeds: Sequence[int]) -> float:
     return 100 * bootstrap.overall_mean(results.mean(method, labeled, seeds).values["Dice"])
-
-
-def _styles(methods: Sequence[str]) -> list[dict[str, str]]:
-    others = [m for m in methods if m != BASELINE]
-    styles = []
-    for method in methods:
-        if method == BASELINE:
-            styles.append({"color": _GREY, "marker": "o"})
-        else:
-            k = others.index(method)
-            styles.append({"color": _COLOURS[k % len(_COLOURS)], "marker": _MARKERS[k % len(_MARKERS)]})
-    return styles
-
-
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _svg(figure: Any) -> str:
-    """The figure as text, the same for the same content."""
-    import matplotlib
-
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "nnunet_ssl"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()

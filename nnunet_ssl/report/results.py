@@ -86,31 +86,44 @@ def read_results(folder: Path) -> Results:
         DataError: it holds no benchmark, or no run is done.
     """
     place, plan = read_benchmark(folder)
-    done, failed, missing = {}, {}, []
+    done, failed, missing, scores = {}, {}, [], {}
     for run in plan.runs():
-        if place.is_done(run):
-            done[run] = read_json(place.run(run) / DONE)
-        elif (place.run(run) / FAILED).is_file():
-            failed[run] = str(read_json(place.run(run) / FAILED)["error"])
-        else:
-            missing.append(run)
+        try:
+            if place.is_done(run):
+                scores[run] = _scores_of(place, run)
+                done[run] = _done(place, run)
+            elif (place.run(run) / FAILED).is_file():
+                failed[run] = str(read_json(place.run(run) / FAILED)["error"])
+            else:
+                missing.append(run)
+        except (DataError, OSError, ValueError, KeyError) as error:
+            failed[run] = f"its files cannot be read ({error}). Remove {place.run(run)} and do it again."
     if not done:
         reasons = "".join(f"\n  {run.name}: {text.splitlines()[0]}" for run, text in failed.items())
         raise DataError(
             f"No run of the benchmark in {folder} is done, so there is nothing to report.{reasons}"
         )
-    return Results(place, plan, _scores(place, plan, list(done)), done, failed, missing)
+    return Results(place, plan, _joined({run: scores[run] for run in done}, plan), done, failed, missing)
 
 
-def _scores(place: Workplace, plan: Plan, done: Sequence[Run]) -> dict[Key, Scores]:
+def _done(place: Workplace, run: Run) -> Mapping[str, Any]:
+    """What a run left: each entry that the report wants."""
+    content = read_json(place.run(run) / DONE)
+    return {key: content[key] for key in ("commands", "seconds", "versions")}
+
+
+def _scores_of(place: Workplace, run: Run) -> Scores:
+    file = place.run(run) / "evaluation.json"
+    return scores_from_json(read_json(file), str(file))
+
+
+def _joined(scores: Mapping[Run, Scores], plan: Plan) -> dict[Key, Scores]:
     """Scores of all test parts together; incomplete ones are left out, for they are other cases."""
     parts: dict[Key, dict[int, Scores]] = {}
-    for run in done:
-        file = place.run(run) / "evaluation.json"
-        key = run.method, run.labeled, run.seed
-        parts.setdefault(key, {})[run.part] = scores_from_json(read_json(file), str(file))
+    for run, found in scores.items():
+        parts.setdefault((run.method, run.labeled, run.seed), {})[run.part] = found
     return {
-        key: concatenate([found[part] for part in sorted(found)])
-        for key, found in parts.items()
-        if len(found) == len(plan.tests)
+        key: concatenate([of_part[part] for part in sorted(of_part)])
+        for key, of_part in parts.items()
+        if len(of_part) == len(plan.tests)
     }

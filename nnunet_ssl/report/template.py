@@ -29,7 +29,8 @@ td { border-bottom: 1px solid var(--line); }
 table.numbers td, table.numbers th { white-space: nowrap; } td.wrap { overflow-wrap: anywhere; }
 pre { background: var(--panel); padding: .75rem .9rem; border-radius: 6px; font-size: .8rem;
   line-height: 1.45; white-space: pre-wrap; overflow-wrap: anywhere; }
-details { margin: .6rem 0; } summary { cursor: pointer; font-weight: 600; }
+details { margin: .6rem 0; } details img { max-width: 100%; height: auto; }
+summary { cursor: pointer; font-weight: 600; }
 @media print { details > * { display: block; } main { padding: 0; } }
 """
 
@@ -62,6 +63,9 @@ Dice of the whole case. Predictions of the first seed."""
 _WATCHING = """For watching only: no result was chosen by these curves. The online validation sees random
 patches."""
 
+_HIDDEN = """The Dice of the pseudo-labels was computed with labels that the split hides
+(monitor_hidden_labels=true). Training did not see them."""
+
 _PSEUDO = (
     "pseudo-labels: the supervised model predicts the unlabelled cases, and a second training of the same "
     "length takes its predictions for labels; it therefore has twice the updates in all."
@@ -85,6 +89,9 @@ HTML = (
 {% if a.by_seed %}<span class="soft">({{ a.by_seed }})</span>{% endif %}</li>
 {% endfor %}
 </ul>
+{% if difference %}
+{{ figure(difference) }}
+{% endif %}
 <p class="soft">{{ state }}</p>
 {% if failed %}
 <div class="warn"><strong>Failed runs</strong>
@@ -96,6 +103,7 @@ HTML = (
 {% if missing %}
 <details><summary>{{ missing | length }} runs to do</summary><pre>{{ missing | join("\\n") }}</pre></details>
 {% endif %}
+<h2>How many labels?</h2>
 {{ figure(efficiency) }}
 <h2>All numbers</h2>
 {{ table(dice_rows) }}
@@ -118,12 +126,18 @@ HTML = (
 {% endif %}
 {% if training %}
 <h2>What happened in training</h2>
-{% for picture in training %}
-{{ figure(picture) }}
-{% endfor %}
 <p class="soft">"""
     + _WATCHING
-    + """</p>
+    + """{% if hidden_labels %} """
+    + _HIDDEN
+    + """{% endif %}</p>
+{% if watching %}
+{{ figure(watching) }}
+{% endif %}
+{% for picture in training %}
+<details><summary>{{ picture.caption }}</summary>
+<img src="{{ picture.uri }}" alt="{{ picture.caption }}"></details>
+{% endfor %}
 {% endif %}
 <h2>To repeat this</h2>
 <div class="scroll"><table><tbody>
@@ -170,6 +184,10 @@ MARKDOWN = (
 
 {% endfor %}
 
+{% if difference %}
+![{{ difference.caption }}](pictures/{{ difference.file }})
+
+{% endif %}
 {{ state }}
 
 {% for run, text in failed.items() %}
@@ -220,7 +238,7 @@ To do: {{ missing | join(", ") }}
 {% if training %}
 ## What happened in training
 
-{% for picture in training %}
+{% for picture in ([watching] if watching else []) + training %}
 ![{{ picture.caption }}](pictures/{{ picture.file }})
 
 {{ picture.caption }}
@@ -228,7 +246,10 @@ To do: {{ missing | join(", ") }}
 {% endfor %}
 """
     + _WATCHING
-    + """
+    + """{% if hidden_labels %} """
+    + _HIDDEN
+    + """{% endif %}
+
 
 {% endif %}
 ## To repeat this

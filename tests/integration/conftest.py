@@ -30,6 +30,18 @@ SMALL = {
 }
 
 
+# nnU-Net's own plan_and_preprocess, with workers that are forked: spawned ones import torch for seconds before
+# they work on data of milliseconds. The command as users type it runs in test_demo.py.
+PLAN = """
+import multiprocessing, os
+if hasattr(os, "fork"):
+    context = multiprocessing.get_context
+    multiprocessing.get_context = lambda method=None: context("fork")
+from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import plan_and_preprocess_entry
+plan_and_preprocess_entry()
+"""
+
+
 @dataclass(frozen=True)
 class Workspace:
     """nnU-Net's three folders and a way to run commands in them."""
@@ -57,6 +69,11 @@ class Workspace:
             typed = " ".join(map(str, command))
             raise AssertionError(f"{typed}\n{finished.stdout[-3000:]}\n{finished.stderr[-3000:]}")
         return finished
+
+    def plan(self, *datasets: int, configuration: str = "3d_fullres") -> None:
+        # nnU-Net's planner cannot do without workers
+        one = ("-np", 1, "-npfp", 1)
+        self.run("python", "-c", PLAN, "-d", *datasets, "-c", configuration, *one, nnUNet_n_proc_DA="1")
 
     def train(self, *arguments: object, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
         return self.run("nnUNetv2_train", *arguments, "-device", "cpu", check=check, **env)
@@ -141,10 +158,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     regions = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
     make_dataset(raw, "Dataset905_Regions", (16, 24, 24), regions, extra={"regions_class_order": [1, 2]})
     work.run("nnUNetv2_ssl", "merge", "-d", 901, 902, "-o", 903, "-n", "Both")
-    # nnU-Net's planner cannot do without workers
-    plan = ("nnUNetv2_plan_and_preprocess", "-np", 1, "-npfp", 1)
-    work.run(*plan, "-d", 901, 902, 903, 905, "-c", "3d_fullres", nnUNet_n_proc_DA="1")
-    work.run(*plan, "-d", 904, "-c", "2d", nnUNet_n_proc_DA="1")
+    work.plan(901, 902, 903, 905)
+    work.plan(904, configuration="2d")
     for dataset, labeled in ((901, 2), (902, 2), (903, 2), (904, 2), (905, 2)):
         work.run("nnUNetv2_ssl", "split", "-d", dataset, "--labeled", labeled, "--val", "0.34")
     work.configure(901, "small", "patch_size=16,24,24")

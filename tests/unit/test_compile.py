@@ -6,6 +6,7 @@ import torch
 from nnunet_ssl.methods.base import total_loss
 from nnunet_ssl.methods.versemi import VerSemi, VerSemiConfig
 from nnunet_ssl.nn.prompted_unet import Prompted
+from tests.unit.test_dbisl import dbisl_method, dbisl_network
 from tests.unit.toy import SCALE_WEIGHTS, SPACES, generator, make_batch, prompted_network
 
 SPACE = SPACES["tasks"]
@@ -20,20 +21,28 @@ def compiled(network):
     return torch.compile(network, backend="eager", fullgraph=True)
 
 
-def step(network, callee):
+def versemi(space):
+    return VerSemi(VerSemiConfig(), space, SCALE_WEIGHTS)
+
+
+METHODS = {"VerSemi": (versemi, prompted_network), "DBiSL": (dbisl_method, dbisl_network)}
+
+
+def step(network, callee, method=versemi):
     """Values of the terms, and the gradients of the network."""
     network.zero_grad()
-    method = VerSemi(VerSemiConfig(), SPACE, SCALE_WEIGHTS)
+    method = method(SPACE)
     terms = method.losses(callee, make_batch(SPACE), 0.5, generator())
     total_loss(terms).backward()
     return {k: v.item() for k, (v, _) in terms.items()}, [p.grad for p in network.parameters()]
 
 
-def test_training_step():
-    network = prompted_network(SPACE)
-    terms, gradients = step(network, network)
+@pytest.mark.parametrize(("method", "make_network"), METHODS.values(), ids=METHODS)
+def test_training_step(method, make_network):
+    network = make_network(SPACE)
+    terms, gradients = step(network, network, method)
     gradients = [None if g is None else g.clone() for g in gradients]
-    compiled_terms, compiled_gradients = step(network, compiled(network))
+    compiled_terms, compiled_gradients = step(network, compiled(network), method)
     assert compiled_terms == pytest.approx(terms, rel=1e-5)
     for mine, theirs in zip(compiled_gradients, gradients, strict=True):
         assert (mine is None) == (theirs is None)

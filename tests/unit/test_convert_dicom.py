@@ -87,10 +87,10 @@ def test_what_else_an_export_holds_is_no_scan(tmp_path):
     write_series(tmp_path / "in" / "p1" / "ct", ct())
     for number, slice_ in enumerate(write_series(tmp_path / "in" / "p1" / "scout", ct()[:2]), start=1):
         slice_.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
-        slice_.save_as(tmp_path / "in" / "p1" / "scout" / f"1-{number:03d}.dcm")
+        slice_.save_as(tmp_path / "in" / "p1" / "scout" / f"1-{number:03d}.dcm", enforce_file_format=True)
     (report,) = write_series(tmp_path / "in" / "p1" / "report", ct()[:1], modality="SR")
     del report.Rows, report.Columns, report.PixelData
-    report.save_as(tmp_path / "in" / "p1" / "report" / "1-001.dcm")
+    report.save_as(tmp_path / "in" / "p1" / "report" / "1-001.dcm", enforce_file_format=True)
     found = planned(tmp_path / "in")
     assert [case.identifier for case in found.plan.cases] == ["ct"]
     assert any("3 files are neither scans nor masks" in note for note in found.notes)

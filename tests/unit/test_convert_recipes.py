@@ -421,3 +421,13 @@ def test_brats_incomplete(raw, download):
     write(download / "LGG/BraTS19_2013_30_1/BraTS19_2013_30_1_seg.nii.gz", blob())
     with pytest.raises(DataError, match=r"lacks BraTS19_2013_29_1_seg\.nii\.gz"):
         plan_recipe("brats2019", download, NAME)
+
+
+def test_the_page_on_datasets_lists_every_recipe():
+    page = (REPOSITORY / "docs" / "datasets.md").read_text()
+    table = page.split("| recipe | set |")[1].split("\n\n")[0]
+    rows = {line.split("`")[1]: line for line in table.splitlines()[2:]}
+    assert sorted(rows) == recipe_names()
+    for name, row in rows.items():
+        recipe = load_recipe(name).RECIPE
+        assert f"| {recipe.licence} |" in row, name

@@ -128,6 +128,26 @@ def test_error_leaves_nothing_at_the_name_and_a_second_call_goes_on(raw, source,
     assert how == {"linked": 7}
 
 
+def test_a_missing_file_fails_its_case_alone(raw, source):
+    (source / "b_seg.nii.gz").unlink()
+    with pytest.raises(DataError, match=r"(?s)1 of 4 cases could not be converted.*b: .*b_seg\.nii\.gz"):
+        writer.write_dataset(plan(source))
+    folder, _ = writer.write_dataset(plan(source), skip_errors=True)
+    assert files(folder / "imagesTr") == ["a_0000.nii.gz"]
+    assert json.loads((folder / "dataset.json").read_text())["numTraining"] == 1
+
+
+def test_rows_name_sources_below_their_common_folder(source):
+    write(source / "a" / "scan.nrrd", scan())
+    one = Case("a", [source / "a" / "scan.nrrd"], source / "a_seg.nii.gz")
+    assert plan(source, cases=[one, *cases(source)[1:]]).case_rows() == [
+        ("a", "imagesTr", "a/scan.nrrd", "a_seg.nii.gz", "convert"),
+        ("b", "imagesTr", "b.nii.gz", "b_seg.nii.gz", "link"),
+        ("t", "imagesTs", "t.nii.gz", "t_seg.nii.gz", "link"),
+        ("c", "imagesUn", "c.nii.gz", "-", "link"),
+    ]
+
+
 def test_changed_source_is_done_again(raw, source, monkeypatch):
     (source / "b.nii.gz").write_bytes(b"broken")
     with pytest.raises(DataError):

@@ -21,6 +21,7 @@ from nnunet_ssl.methods.base import Batch, Method, total_loss
 from nnunet_ssl.methods.supervised import Supervised
 from nnunet_ssl.methods.versemi import VerSemi, VerSemiConfig
 from nnunet_ssl.targets import LabelSpace
+from tests.unit.test_dbisl import dbisl_method, dbisl_network
 from tests.unit.toy import (
     SPACES,
     generator,
@@ -35,7 +36,8 @@ pytestmark = pytest.mark.integration
 # nnU-Net's weights under DDP: the last is not 0, because every parameter must get a gradient
 WEIGHTS = tuple(w / 1.500001 for w in (1.0, 0.5, 1e-6))
 RANKS, STEPS = 2, 2
-CASES = [(m, s) for m in ("Supervised", "VerSemi", "VerSemi task_info") for s in ("one_class", "tasks")]
+NAMES = ("Supervised", "VerSemi", "VerSemi task_info", "DBiSL", "DBiSL mean")
+CASES = [(m, s) for m in NAMES for s in ("one_class", "tasks")]
 
 
 def rows_of(rank: int) -> list[int]:
@@ -64,6 +66,11 @@ def parts_of_method(name: str, space: LabelSpace) -> tuple[Method, nn.Module]:
         loss = nnunet_loss(space)
         loss.weight_factors = WEIGHTS
         return Supervised(loss, space, deep_supervision=True), stock_network(1 + space.num_prompts)
+    if name.startswith("DBiSL"):
+        mean = "mean" in name
+        method = dbisl_method(space, inference_branches="mean" if mean else "first")
+        method.loss.weight_factors = WEIGHTS
+        return method, dbisl_network(space, mean=mean)
     config = VerSemiConfig(task_info="task_info" in name)
     return VerSemi(config, space, WEIGHTS), prompted_network(space)
 

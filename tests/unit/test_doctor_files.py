@@ -1,6 +1,7 @@
 """File names, dataset.json, resources and the report."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -188,3 +189,9 @@ def test_accept():
     with pytest.raises(ConfigError, match="unknown nam"):
         accept([], ["nam"])
     assert len(set(CHECKS)) == len(CHECKS)
+
+
+def test_the_page_on_the_doctor_explains_every_check():
+    page = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text()
+    explained = [line.split("`")[1] for line in page.splitlines() if line.startswith("| `") and "| " in line]
+    assert set(CHECKS) <= set(explained)

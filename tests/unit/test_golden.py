@@ -18,6 +18,7 @@ from nnunet_ssl.methods.base import Method, total_loss
 from nnunet_ssl.methods.supervised import Supervised
 from nnunet_ssl.methods.versemi import UniSeMiConfig, VerSemi, VerSemiConfig
 from nnunet_ssl.targets import LabelSpace
+from tests.unit.test_dbisl import dbisl_method, dbisl_network
 from tests.unit.toy import (
     SCALE_WEIGHTS,
     SPACES,
@@ -44,14 +45,15 @@ def versemi(space: LabelSpace) -> Method:
     return VerSemi(VerSemiConfig(ramp_length=1.0), space, SCALE_WEIGHTS)
 
 
-METHODS = {"Supervised": supervised, "UniSeMi": unisemi, "VerSemi": versemi}
+METHODS = {"Supervised": supervised, "UniSeMi": unisemi, "VerSemi": versemi, "DBiSL": dbisl_method}
+NETWORKS = {"Supervised": lambda space: stock_network(1 + space.num_prompts), "DBiSL": dbisl_network}
 
 
 def trajectory(name: str) -> list[dict[str, float]]:
     """Terms and their weighted sum in each step, two tasks in two dimensions."""
     space = SPACES["tasks"]
     method, draw = METHODS[name](space), generator(0)
-    network = stock_network(1 + space.num_prompts) if name == "Supervised" else prompted_network(space)
+    network = NETWORKS.get(name, prompted_network)(space)
     optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, nesterov=True)
     rows = []
     for n in range(STEPS):

@@ -21,6 +21,7 @@ from nnunet_ssl.methods.supervised import Supervised
 from nnunet_ssl.methods.versemi import UniSeMiConfig, VerSemi, VerSemiConfig, partners
 from nnunet_ssl.ramps import gaussian_ramp
 from nnunet_ssl.targets import LabelSpace
+from tests.unit.test_dbisl import EVERY, WATCHED, dbisl_method, dbisl_network
 from tests.unit.toy import (
     BOTTLENECK,
     SCALE_WEIGHTS,
@@ -65,15 +66,19 @@ def stock(space: LabelSpace, dim: int, deep_supervision: bool) -> nn.Module:
 
 @dataclass(frozen=True)
 class Case:
-    """A method with its options and its network."""
+    """A method with its options and its network; terms in ``watched`` are not minimised."""
 
     method: Callable[..., Method]
     network: Callable[[LabelSpace, int, bool], nn.Module]
     terms: tuple[str, ...]
     options: tuple[tuple[str, object], ...] = ()
+    watched: tuple[str, ...] = ()
+    random: bool = True  # whether terms beside the supervised ones depend on the generator
+    wants_dim: bool = False
 
     def build(self, space, dim=2, deep_supervision=True):
-        method = self.method(space, deep_supervision, **dict(self.options))
+        options = dict(self.options) | ({"dim": dim} if self.wants_dim else {})
+        method = self.method(space, deep_supervision=deep_supervision, **options)
         return method, Counting(self.network(space, dim, deep_supervision))
 
 
@@ -87,6 +92,12 @@ def soft(space, dim, deep_supervision):
 
 def versemi_case(network=prompted_network, terms=FOUR, **options):
     return Case(versemi_method, network, terms, tuple(options.items()))
+
+
+def dbisl_case(**options):
+    return Case(
+        dbisl_method, dbisl_network, EVERY, tuple(options.items()), WATCHED, random=False, wants_dim=True
+    )
 
 
 METHODS = {
@@ -104,10 +115,11 @@ METHODS = {
     "VerSemi batch_dice": versemi_case(batch_dice=True),
     "VerSemi no synthetic": versemi_case(terms=("labeled", "auxiliary", "unlabeled"), weight_synthetic=0.0),
     "VerSemi no unlabeled": versemi_case(terms=FOUR[:3], weight_unlabeled=0.0),
+    "DBiSL": dbisl_case(),
 }
 EACH_METHOD = pytest.mark.parametrize("case", METHODS.values(), ids=METHODS.keys())
 # The options that meet target formats; masks, prompts and weights do not
-MAIN = ("Supervised", "UniSeMi", "VerSemi", "VerSemi task_info", "VerSemi batch_dice")
+MAIN = ("Supervised", "UniSeMi", "VerSemi", "VerSemi task_info", "VerSemi batch_dice", "DBiSL")
 EACH_MAIN_METHOD = pytest.mark.parametrize("case", [METHODS[name] for name in MAIN], ids=MAIN)
 UNLABELED = {name: case for name, case in METHODS.items() if "unlabeled" in case.terms}
 WITH_UNLABELED = pytest.mark.parametrize("case", UNLABELED.values(), ids=UNLABELED.keys())
@@ -121,11 +133,14 @@ def values(terms):
     return {name: value.item() for name, (value, _) in terms.items()}
 
 
-def assert_sound(terms, network):
+def assert_sound(terms, network, watched=()):
     """Finite values, weights and gradients."""
     for name, (value, weight) in terms.items():
         assert value.ndim == 0 and torch.isfinite(value), name
-        assert weight > 0
+        if name in watched:
+            assert weight == 0 and not value.requires_grad, name
+            continue
+        assert weight > 0, name
         assert all(torch.isfinite(g).all() for g in gradients(value, network).values()), name
     assert torch.isfinite(total_loss(terms))
 
@@ -138,7 +153,7 @@ def assert_step_is_sound(case, name, dim=2, deep_supervision=True):
     terms = step(method, network, make_batch(SPACES[name], dim, deep_supervision=deep_supervision))
     assert network.calls == 1
     assert tuple(terms) == case.terms
-    assert_sound(terms, network)
+    assert_sound(terms, network, case.watched)
 
 
 @EACH_METHOD
@@ -164,9 +179,8 @@ def test_without_deep_supervision(case, name, dim):
 @pytest.mark.parametrize(("tasks", "unlabeled"), [([0], 1), ([1], 3), ([0, 1, 1], 1), ([0] * 4, 2)])
 def test_batch_sizes(case, tasks, unlabeled):
     method, network = case.build(SPACES["tasks"])
-    assert_sound(
-        step(method, network, make_batch(SPACES["tasks"], tasks=tasks, unlabeled=unlabeled)), network
-    )
+    batch = make_batch(SPACES["tasks"], tasks=tasks, unlabeled=unlabeled)
+    assert_sound(step(method, network, batch), network, case.watched)
 
 
 def with_labels(batch: Batch, space: LabelSpace, fill: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
@@ -181,7 +195,7 @@ def test_patches_of_one_label(case, name, value):
     label = {"background": 0, "foreground": 1, "ignored": space.ignore_label or 0}[value]
     method, network = case.build(space)
     batch = with_labels(make_batch(space, tasks=[0, 0]), space, lambda labels: labels.fill_(label))
-    assert_sound(step(method, network, batch), network)
+    assert_sound(step(method, network, batch), network, case.watched)
 
 
 @EACH_METHOD
@@ -191,7 +205,7 @@ def test_constant_images(case, intensity):
     batch.labeled.fill_(intensity)
     batch.unlabeled.fill_(intensity)
     method, network = case.build(SPACES["tasks"])
-    assert_sound(step(method, network, batch), network)
+    assert_sound(step(method, network, batch), network, case.watched)
 
 
 @EACH_METHOD
@@ -200,7 +214,7 @@ def test_extreme_predictions(case):
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(20)
-    assert_sound(step(method, network, make_batch(SPACES["tasks"])), network)
+    assert_sound(step(method, network, make_batch(SPACES["tasks"])), network, case.watched)
 
 
 @EACH_MAIN_METHOD
@@ -210,7 +224,7 @@ def test_mixed_precision(case):
     exact = values(step(method, network, batch))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         terms = step(method, network, batch)
-    assert_sound(terms, network)
+    assert_sound(terms, network, case.watched)
     assert all(value.dtype == torch.float32 for value, _ in terms.values())
     assert values(terms) == pytest.approx(exact, rel=0.05, abs=0.02)
 
@@ -225,7 +239,7 @@ def test_seeds(case):
     assert torch.equal(before, torch.random.get_rng_state())  # the generator is the only randomness
     other = values(step(method, network, batch, seed=1))
     same = [name for name in once if once[name] == other[name]]
-    assert same == [name for name in once if name in ("supervised", "labeled")]
+    assert same == [name for name in once if name in ("supervised", "labeled") or not case.random]
 
 
 @EACH_METHOD

@@ -14,6 +14,7 @@ from nnunet_ssl.conversion.split import (
     count_notes,
     count_rows,
     load_cases,
+    make_folds_of_shares,
     make_splits,
     parse_case_list,
     parse_labeled,
@@ -413,3 +414,79 @@ def test_no_preprocessed_folder(folders, monkeypatch):
 def test_one_way_to_choose_is_needed(argv):
     with pytest.raises(SystemExit):
         run("-d", "501", *argv)
+
+
+# A fold for each amount, and the folds of a merged dataset
+
+
+def test_shares_may_be_written_as_fractions():
+    assert parse_labeled("1/16") == 1 / 16
+    for text in ("1/0", "3/2", "1/2/3", "/4", "a/b"):
+        with pytest.raises(ConfigError, match="--labeled: expected a number of cases"):
+            parse_labeled(text)
+
+
+def test_a_fold_for_each_amount():
+    request = SplitRequest(val=0.2)
+    folds = make_folds_of_shares(TWO_TASKS, request, [0.25, 0.5])
+    assert folds == [make_splits(TWO_TASKS, SplitRequest(labeled=n, val=0.2))[0] for n in (0.25, 0.5)]
+    assert folds[0]["val"] == folds[1]["val"]
+    assert set(folds[0]["train"]) < set(folds[1]["train"])
+    assert count_notes(folds, TWO_TASKS, request, [0.25, 0.5]) == []
+    with pytest.raises(ConfigError, match="2 numbers make one fold each.*--val"):
+        make_folds_of_shares(TWO_TASKS, SplitRequest(), [0.25, 0.5])
+
+
+def test_notes_on_each_amount():
+    frames = Cases({f"p{p}_f{f}": 0 for p in range(10) for f in range(4)}, ["Cine"])
+    request = SplitRequest(val=0.2, group_regex=r"(p\d)")
+    folds = make_folds_of_shares(frames, request, [2, 8])
+    assert count_notes(folds, frames, request, [2, 8]) == [
+        "Fold 0, Cine: 4 labelled cases, not 2, since groups stay whole."
+    ]
+
+
+SOURCES = {"Dataset501_Heart": ["001", "002", "003", "004"], "Dataset502_Heart_MR": ["001", "002", "003"]}
+
+
+@pytest.fixture
+def merged(folders):
+    """Two datasets, one called as the other begins, and what they were merged to, split."""
+    for name, ids in SOURCES.items():
+        make_dataset(folders / "raw" / name, ids)
+    tasks = [
+        {"name": name[11:], "labels": [f"l{i}"], "prefix": f"{name[11:]}_"} for i, name in enumerate(SOURCES)
+    ]
+    ids = [f"{name[11:]}_{case}" for name, cases in SOURCES.items() for case in cases]
+    block = {"nnunet_ssl": {"tasks": tasks, "merged_from": list(SOURCES)}, "labels": {"l0": 1, "l1": 2}}
+    for root in ("raw", "preprocessed"):
+        make_dataset(folders / root / "Dataset520_All", ids, DATASET_JSON | block)
+    run("-d", "520", "--labeled", "1", "2", "--val", "0.3")
+    return folders
+
+
+def test_folds_like_those_of_a_merged_dataset(merged, capsys):
+    path = merged / "preprocessed" / "Dataset520_All" / "splits_final.json"
+    whole = json.loads(path.read_text())
+    rejoined = [{key: [] for key in fold} for fold in whole]
+    for name, ids in SOURCES.items():
+        run("-d", name[7:10], "--like", "520")
+        folds = json.loads((merged / "preprocessed" / name / "splits_final.json").read_text())
+        for together, fold in zip(rejoined, folds, strict=True):
+            assert sorted(case for key in fold for case in fold[key]) == ids
+            for key in fold:
+                together[key] += [f"{name[11:]}_{case}" for case in fold[key]]
+    assert [{key: sorted(fold[key]) for key in fold} for fold in rejoined] == whole
+    assert "fold  task" in capsys.readouterr().out
+
+
+def test_folds_like_those_of_another_dataset(merged):
+    make_dataset(merged / "raw" / "Dataset503_Liver", ["001"])
+    with pytest.raises(DataError, match="Dataset520_All was made of Dataset501_Heart, Dataset502_Heart_MR"):
+        run("-d", "503", "--like", "520")
+    (merged / "raw" / "Dataset501_Heart" / "imagesTr" / "005_0000.nii.gz").touch()
+    with pytest.raises(DataError, match="1 cases of Dataset501_Heart are not in the split.*'005'"):
+        run("-d", "501", "--like", "520")
+    (merged / "preprocessed" / "Dataset520_All" / "splits_final.json").unlink()
+    with pytest.raises(DataError, match="has no splits_final.json yet"):
+        run("-d", "501", "--like", "520")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +65,7 @@ def check_outliers(study: Study) -> list[Finding]:
     """Single scans whose intensities are far from those of the labelled cases of their task."""
     far: dict[str, tuple[CaseFacts, str]] = {}
     for channel in range(len(study.channel_names)):
-        by_task = references(study, lambda case, k=channel: is_usable(case, k))  # type: ignore[misc]
+        by_task = references(study, partial(is_usable, channel=channel))
         typical = {task: _typical(cases, channel, study) for task, cases in by_task.items()}
         for case in (c for c in study.cases if is_usable(c, channel)):
             curve = curves([case], channel, study)[0]
