@@ -18,12 +18,11 @@ Split: in ProPL's proportions (see the file). No patient numbers are published, 
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 
 from nnunet_ssl.conversion.cases import Case
 from nnunet_ssl.conversion.images import read_mask
-from nnunet_ssl.conversion.paper_splits import Split
 from nnunet_ssl.conversion.recipes import Download
 from nnunet_ssl.conversion.ultrasound import propl_splits, read_gray, ultrasound_recipe
 from nnunet_ssl.errors import DataError
@@ -37,6 +36,7 @@ RECIPE = ultrasound_recipe(
     reference="https://doi.org/10.1016/j.dib.2019.104863",
 )
 VARIANTS = {"all": RECIPE, "lesions": RECIPE}
+splits = propl_splits
 
 
 def find_cases(download: Download) -> Iterator[Case]:
@@ -50,8 +50,3 @@ def find_cases(download: Download) -> Iterator[Case]:
                 raise DataError(f"{image} has no mask. Unpack the archive again, or remove the image.")
             number = re.findall(r"\d+", image.stem)[0]
             yield Case(f"busi_{kind}{number}", [partial(read_gray, image)], partial(read_mask, tuple(masks)))
-
-
-def splits(download: Download, cases: Sequence[Case]) -> list[Split]:
-    """ProPL's proportions."""
-    return propl_splits(cases)

@@ -20,7 +20,7 @@ Split: patients of subgroup_testing.txt are test cases. ProPL's proportions for 
     takes left ventricle, left atrium and myocardium as three tasks and draws its own test quarter.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +28,6 @@ import SimpleITK as sitk
 
 from nnunet_ssl.conversion.cases import Case, Subset
 from nnunet_ssl.conversion.images import read_volume
-from nnunet_ssl.conversion.paper_splits import Split
 from nnunet_ssl.conversion.recipes import Download
 from nnunet_ssl.conversion.ultrasound import propl_splits, to_bytes, ultrasound_recipe
 
@@ -43,6 +42,7 @@ RECIPE = ultrasound_recipe(
     licence="CC BY-NC-SA 4.0",
     reference="https://www.creatis.insa-lyon.fr/Challenge/camus",
 )
+splits = propl_splits
 
 
 def find_cases(download: Download) -> Iterator[Case]:
@@ -54,11 +54,6 @@ def find_cases(download: Download) -> Iterator[Case]:
     yield from _patients(download.folder / "training", ".mhd", set())
     testing = download.folder / "testing"
     yield from _patients(testing, ".mhd", {p.name for p in testing.glob("patient*")}, "test_")
-
-
-def splits(download: Download, cases: Sequence[Case]) -> list[Split]:
-    """ProPL's proportions."""
-    return propl_splits(cases)
 
 
 def read_slice(path: Path) -> sitk.Image:

@@ -30,7 +30,6 @@ import SimpleITK as sitk
 
 from nnunet_ssl.conversion.cases import Case, Subset
 from nnunet_ssl.conversion.images import from_picture
-from nnunet_ssl.conversion.paper_splits import Split
 from nnunet_ssl.conversion.recipes import Download
 from nnunet_ssl.conversion.ultrasound import propl_splits, read_gray, ultrasound_recipe
 from nnunet_ssl.errors import DataError
@@ -45,6 +44,7 @@ RECIPE = ultrasound_recipe(
 )
 
 Polygon = tuple[tuple[float, float], ...]  # x, y
+splits = propl_splits
 
 
 def find_cases(download: Download) -> Iterator[Case]:
@@ -56,11 +56,6 @@ def find_cases(download: Download) -> Iterator[Case]:
         label = partial(filled, image, polygons) if polygons else None
         subset: Subset = "train" if polygons else "unlabeled"
         yield Case(f"ddti_{image.stem}", [partial(read_gray, image)], label, subset, patient)
-
-
-def splits(download: Download, cases: Sequence[Case]) -> list[Split]:
-    """ProPL's proportions."""
-    return propl_splits(cases)
 
 
 def outlines(file: Path) -> dict[int, tuple[Polygon, ...]]:

@@ -16,7 +16,7 @@ Split: in ProPL's proportions (see the file); pictures of one examination (010_H
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,6 @@ import SimpleITK as sitk
 
 from nnunet_ssl.conversion.cases import Case, Subset
 from nnunet_ssl.conversion.images import from_picture, read_picture
-from nnunet_ssl.conversion.paper_splits import Split
 from nnunet_ssl.conversion.recipes import Download
 from nnunet_ssl.conversion.ultrasound import propl_splits, read_gray, ultrasound_recipe
 from nnunet_ssl.errors import DataError
@@ -38,6 +37,7 @@ RECIPE = ultrasound_recipe(
     licence="CC BY 4.0",
     reference="https://zenodo.org/record/1327317",
 )
+splits = propl_splits
 
 
 def find_cases(download: Download) -> Iterator[Case]:
@@ -47,11 +47,6 @@ def find_cases(download: Download) -> Iterator[Case]:
         yield _case(image, partial(filled, outline))
     for image in sorted((download.folder / "test_set").glob("*HC.png")):
         yield _case(image, None)
-
-
-def splits(download: Download, cases: Sequence[Case]) -> list[Split]:
-    """ProPL's proportions."""
-    return propl_splits(cases)
 
 
 def filled(outline: Path) -> sitk.Image:

@@ -27,7 +27,6 @@ import SimpleITK as sitk
 
 from nnunet_ssl.conversion.cases import Case, sanitized
 from nnunet_ssl.conversion.images import from_picture
-from nnunet_ssl.conversion.paper_splits import Split
 from nnunet_ssl.conversion.recipes import Download
 from nnunet_ssl.conversion.ultrasound import propl_splits, ultrasound_recipe
 from nnunet_ssl.errors import DataError
@@ -41,6 +40,7 @@ RECIPE = ultrasound_recipe(
     reference="https://www.kaggle.com/datasets/aysendegerli/hmcqu-dataset",
 )
 EXTRA = "Install what reads {}: pip install 'nnunet-ssl[convert]'"
+splits = propl_splits
 
 
 def find_cases(download: Download) -> Iterator[Case]:
@@ -58,11 +58,6 @@ def find_cases(download: Download) -> Iterator[Case]:
             image = partial(read_video_frame, videos[name], first[name] - 1 + frame)
             label = partial(read_mask_frame, file, frame)
             yield Case(f"{sanitized(name)}_{frame:03d}", [image], label, group=name)
-
-
-def splits(download: Download, cases: Sequence[Case]) -> list[Split]:
-    """ProPL's proportions, in whole videos."""
-    return propl_splits(cases)
 
 
 def reference_frames(tables: Sequence[Path]) -> dict[str, int]:

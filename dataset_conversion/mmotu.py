@@ -19,14 +19,13 @@ Split: images of val.txt are test cases. ProPL's proportions for the rest (see t
 Not verified: whether every image has one of the two binary annotations.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from nnunet_ssl.conversion.cases import Case, Subset
 from nnunet_ssl.conversion.images import read_mask
-from nnunet_ssl.conversion.paper_splits import Split
 from nnunet_ssl.conversion.recipes import Download
 from nnunet_ssl.conversion.ultrasound import propl_splits, read_gray, ultrasound_recipe
 from nnunet_ssl.errors import DataError
@@ -46,6 +45,7 @@ CEUS = replace(
     layouts={"ds2net": ("OTU_3d/images/*.JPG", "OTU_3d/annotations/*.PNG")},
 )
 VARIANTS = {"2d": RECIPE, "ceus": CEUS}
+splits = propl_splits
 
 
 def find_cases(download: Download) -> Iterator[Case]:
@@ -56,11 +56,6 @@ def find_cases(download: Download) -> Iterator[Case]:
         mask = partial(read_mask, (_mask(folder / "annotations", image.stem),))
         subset: Subset = "test" if image.stem in test else "train"
         yield Case(f"mmotu_{image.stem}", [partial(read_gray, image)], mask, subset)
-
-
-def splits(download: Download, cases: Sequence[Case]) -> list[Split]:
-    """ProPL's proportions."""
-    return propl_splits(cases)
 
 
 def _mask(folder: Path, name: str) -> Path:

@@ -15,12 +15,11 @@ Split: neighbouring frames are nearly alike, and the names of the sweeps are not
     proportions (see the file; ProPL itself draws single frames, as far as its paper says).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 
 from nnunet_ssl.conversion.cases import Case
 from nnunet_ssl.conversion.images import read_mask
-from nnunet_ssl.conversion.paper_splits import Split
 from nnunet_ssl.conversion.recipes import Download
 from nnunet_ssl.conversion.ultrasound import propl_splits, read_gray, ultrasound_recipe
 
@@ -33,6 +32,7 @@ RECIPE = ultrasound_recipe(
     reference="https://github.com/haifangong/TRFE-Net-for-thyroid-nodule-segmentation",
 )
 HALF = 127  # JPEG blurs the edges of the masks
+splits = propl_splits
 
 
 def find_cases(download: Download) -> Iterator[Case]:
@@ -47,8 +47,3 @@ def find_cases(download: Download) -> Iterator[Case]:
             size = header.size
         mask = partial(read_mask, (masks / image.name,), HALF)
         yield Case(f"tg3k_{image.stem}", [partial(read_gray, image)], mask, "train", f"sweep{sweep}")
-
-
-def splits(download: Download, cases: Sequence[Case]) -> list[Split]:
-    """ProPL's proportions, in whole sweeps."""
-    return propl_splits(cases)

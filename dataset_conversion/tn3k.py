@@ -55,4 +55,4 @@ def splits(download: Download, cases: Sequence[Case]) -> Iterator[Split]:
     ]
     if folds:
         yield Split("official-5fold", "TRFE-Net, tn3k-trainval-fold*.json: all images labelled", folds)
-    yield from propl_splits(cases)
+    yield from propl_splits(download, cases)

@@ -12,12 +12,11 @@ What is done: images become gray, masks 0 and 1.
 Split: in ProPL's proportions (see the file).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 
 from nnunet_ssl.conversion.cases import Case
 from nnunet_ssl.conversion.images import read_mask
-from nnunet_ssl.conversion.paper_splits import Split
 from nnunet_ssl.conversion.recipes import Download
 from nnunet_ssl.conversion.ultrasound import propl_splits, read_gray, ultrasound_recipe
 
@@ -29,6 +28,7 @@ RECIPE = ultrasound_recipe(
     licence="research only, by agreement",
     reference="https://doi.org/10.1109/JBHI.2017.2731873",
 )
+splits = propl_splits
 
 
 def find_cases(download: Download) -> Iterator[Case]:
@@ -36,8 +36,3 @@ def find_cases(download: Download) -> Iterator[Case]:
     for image in sorted((download.folder / "original").glob("*.png")):
         mask = download.folder / "GT" / image.name
         yield Case(f"udiat_{image.stem}", [partial(read_gray, image)], partial(read_mask, (mask,)))
-
-
-def splits(download: Download, cases: Sequence[Case]) -> list[Split]:
-    """ProPL's proportions."""
-    return propl_splits(cases)

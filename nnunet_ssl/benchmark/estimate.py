@@ -77,14 +77,14 @@ def estimate(
     known = {method: updates * seconds for method, seconds in per_update.items()} | done
     if not known:
         return None, "nothing was measured yet: ask again when the first run is done"
-    known.setdefault(
-        PSEUDO_LABELS, known.get(BASELINE, fmean(known.values()))
-    )  # one more supervised training
+    if BASELINE in known:  # the retraining is one more training of its kind
+        known.setdefault(PSEUDO_LABELS, known[BASELINE])
     guessed = sorted({run.method for run in todo if run.method not in known})
     total = sum(known.get(run.method, fmean(known.values())) for run in todo)
-    basis = "from the runs of this benchmark that are done" if done else ""
-    if per_update.keys() - done.keys():
-        basis += f"{', and ' if basis else ''}from the epochs of your trainings with these plans, without prediction"
+    epochs = "from the epochs of your trainings with these plans, without prediction"
+    basis = "from the runs of this benchmark that are done" if done else epochs
+    if done and any(run.method in per_update.keys() - done.keys() for run in todo):
+        basis += f", and {epochs}"
     if guessed:
         basis += f"; for {', '.join(guessed)} the mean of the others"
     return total, basis

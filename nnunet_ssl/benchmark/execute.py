@@ -22,6 +22,10 @@ from nnunet_ssl.inference.prompts import TASK_VARIABLE
 _PACKAGES = ("nnunet-ssl", "nnunetv2", "torch", "numpy", "scipy")
 
 
+class BusyError(DataError):
+    """Another process is doing the run."""
+
+
 class RunFailedError(NNUNetSSLError):
     """A step of a run failed."""
 
@@ -33,17 +37,17 @@ class RunsFailedError(NNUNetSSLError):
 def do_runs(steps: Steps, runs: Sequence[Run]) -> None:
     """Do every run that is not done; a failed one is reported at the end.
 
+    Runs that another process is at, and those that build on them, are left for the end and tried once more.
+
     Raises:
         RunsFailedError: at least one run failed. The others are done.
     """
-    failures = []
-    for number, run in enumerate(runs, 1):
-        print(f"\n=== Run {number} of {len(runs)}: {run.name}", flush=True)
-        try:
-            do_run(steps, run)
-        except Exception as error:  # whatever went wrong in one run, the others go on
-            print(f"FAILED: {error}", flush=True)
-            failures.append(f"{run.name}: {str(error).splitlines()[0]} (logs in {steps.place.run(run)}/logs)")
+    failures: list[str] = []
+    left = _try_runs(steps, runs, failures)
+    left = _try_runs(steps, left, failures) if len(left) < len(runs) else left
+    if left:
+        names = "\n  ".join(run.name for run in left)
+        print(f"\nLeft to another process that is at them, or builds on what it does:\n  {names}", flush=True)
     if failures:
         listed = "\n  ".join(failures)
         raise RunsFailedError(
@@ -52,11 +56,33 @@ def do_runs(steps: Steps, runs: Sequence[Run]) -> None:
         )
 
 
+def _try_runs(steps: Steps, runs: Sequence[Run], failures: list[str]) -> list[Run]:
+    """Do the runs, note what failed, and return those that another process keeps from being done."""
+    busy: list[Run] = []
+    for number, run in enumerate(runs, 1):
+        print(f"\n=== Run {number} of {len(runs)}: {run.name}", flush=True)
+        if steps.plan.baseline_of(run) in busy and run.method == PSEUDO_LABELS:
+            print("    later: the run that it builds on is being done", flush=True)
+            busy.append(run)
+            continue
+        try:
+            do_run(steps, run)
+        except BusyError as error:
+            print(f"    later: {error}", flush=True)
+            busy.append(run)
+        except Exception as error:  # whatever went wrong in one run, the others go on
+            print(f"FAILED: {error}", flush=True)
+            lines = str(error).splitlines() or [type(error).__name__]
+            failures.append(f"{run.name}: {lines[0]} (logs in {steps.place.run(run)}/logs)")
+    return busy
+
+
 def do_run(steps: Steps, run: Run) -> None:
     """Do one run, unless it is done; the marker is written last.
 
     Raises:
-        DataError: it builds on a run that is not done, or another process is at it.
+        DataError: it builds on a run that is not done.
+        BusyError: another process is at it.
         NNUNetSSLError: a step failed; ``failed.json`` then says which.
     """
     place = steps.place
@@ -124,7 +150,7 @@ def _locked(folder: Path) -> Iterator[None]:
         try:
             _lock(file)
         except OSError as error:
-            raise DataError(
+            raise BusyError(
                 f"another process is at it ({folder / 'lock'} is locked). Wait for it, or end it."
             ) from error
         yield

@@ -27,7 +27,8 @@ class Machine:
         device: nnU-Net's ``-device``.
         num_gpus: nnU-Net's ``-num_gpus``.
         mirroring: predict with nnU-Net's test-time mirroring.
-        processes: worker processes of preprocessing, prediction and scoring.
+        processes: worker processes of preprocessing, prediction and scoring; 0 works in the command itself,
+            but for preprocessing.
     """
 
     device: str = "cuda"
@@ -62,7 +63,7 @@ class Steps:
             return []
         settings = self.place.settings
         argv = ["nnUNetv2_ssl", "preprocess", "-d", self._id, "-c", settings.configuration]
-        argv += ["-p", settings.plans, "-np", str(self.machine.processes)]
+        argv += ["-p", settings.plans, "-np", str(max(1, self.machine.processes))]
         return [Command("Preprocess unlabelled scans", tuple(argv))]
 
     @property
@@ -128,7 +129,7 @@ class Steps:
         env = {root: str(folder / root) for root in ("nnUNet_raw", "nnUNet_preprocessed")}
         settings = self.place.settings
         preprocess = ["nnUNetv2_preprocess", "-d", self._id, "-plans_name", plans]
-        preprocess += ["-c", settings.configuration, "-np", str(self.machine.processes)]
+        preprocess += ["-c", settings.configuration, "-np", str(max(1, self.machine.processes))]
 
         def gather() -> None:
             shutil.rmtree(folder, ignore_errors=True)

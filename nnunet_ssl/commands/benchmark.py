@@ -81,7 +81,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", type=Path, metavar="FOLDER", help="default: nnUNet_results/benchmarks/...")
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="default: cuda if there is one")
     parser.add_argument("-num_gpus", type=int, default=1, metavar="N", help="for one training (1)")
-    parser.add_argument("-np", type=int, default=3, metavar="N", help="worker processes of each command (3)")
+    parser.add_argument(
+        "-np", type=int, default=3, metavar="N", help="worker processes of each command (3); 0 for none"
+    )
     parser.add_argument("--disable_tta", action="store_true", help="predict without mirroring: faster")
     parser.add_argument("--dry-run", action="store_true", help="list the runs with an estimate, and stop")
     parser.add_argument(
@@ -234,8 +236,8 @@ def _machine(args: argparse.Namespace) -> Machine:
 
     from nnunet_ssl.benchmark.steps import Machine
 
-    if args.np < 1 or args.num_gpus < 1:
-        raise ConfigError("-np and -num_gpus: expected at least 1.")
+    if args.np < 0 or args.num_gpus < 1:
+        raise ConfigError("expected -np 0 or more and -num_gpus 1 or more.")
     device = args.device or ("cuda" if torch.cuda.is_available() or args.slurm else "cpu")
     if args.num_gpus > 1 and device != "cuda":
         raise NNUNetSSLError(f"-num_gpus {args.num_gpus} needs -device cuda, not {device}.")

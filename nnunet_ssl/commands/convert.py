@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """List, describe, plan or write."""
     from nnunet_ssl.conversion import recipes
-    from nnunet_ssl.conversion.labeled import folds_for
+    from nnunet_ssl.conversion.labeled import check_labeled
 
     if args.list:
         _print_list()
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
         )
     plan = _plan_folder(args) if args.what == "folder" else _plan_recipe(args)
     if args.labeled is not None:
-        folds_for(plan, args.labeled)  # an unknown split is an error now, not after an hour
+        check_labeled(plan, args.labeled)
     if not args.dry_run:
         _write(plan, args)
 

@@ -47,7 +47,7 @@ def plan_folder(folder: Path, dataset: str, options: FolderOptions, processes: i
     if not scans:
         raise DataError(f"{folder} holds no scan that can be read ({len(unknown)} files of other kinds).")
     pairs = _pairs(scans, masks, folder, mask_root, options)
-    notes = [f"{len(unknown)} files are neither scans nor masks: {few(unknown)}"] if unknown else []
+    notes = [f"Left out, neither scans nor masks: {len(unknown)} file(s), {few(unknown)}."] if unknown else []
     ending, gray, note = plan_format(pairs, options)
     labels = plan_labels(pairs, options, processes)
     channels, channel_note = plan_channels(pairs, options, gray)

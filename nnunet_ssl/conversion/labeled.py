@@ -31,9 +31,16 @@ def folds_for(plan: DatasetPlan, text: str) -> Sequence[Any]:
         known = ", ".join(split.name for split in plan.splits) or "none for this dataset"
         raise ConfigError(f"{error} Or the name of a paper's split: {known}.") from error
     names = {f"{case.together}{_BETWEEN}{case.identifier}": 0 for case in training}
-    request = SplitRequest(labeled=labeled, group_regex=f"^([^{_BETWEEN}]*)")
-    folds = make_splits(Cases(names, [plan.name]), request)
-    return [{role: sorted(n.split(_BETWEEN)[1] for n in fold[role]) for role in fold} for fold in folds]
+    folds = min(SplitRequest.folds, len({case.together for case in training}))
+    request = SplitRequest(labeled=labeled, folds=folds, group_regex=f"^([^{_BETWEEN}]*)")
+    made = make_splits(Cases(names, [plan.name]), request)
+    return [{role: sorted(n.split(_BETWEEN)[1] for n in fold[role]) for role in fold} for fold in made]
+
+
+def check_labeled(plan: DatasetPlan, text: str) -> None:
+    """Raise now what ``write_labeled`` would raise after an hour of conversion."""
+    root_folder("preprocessed")
+    folds_for(plan, text)
 
 
 def write_labeled(plan: DatasetPlan, text: str) -> Path:

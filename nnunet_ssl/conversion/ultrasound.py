@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from nnunet_ssl.conversion.cases import Case
 from nnunet_ssl.conversion.images import from_picture, read_picture
 from nnunet_ssl.conversion.paper_splits import Split, drawn_shares
-from nnunet_ssl.conversion.recipes import Recipe
+from nnunet_ssl.conversion.recipes import Download, Recipe
 
 SHARES = {"1of16": 1 / 16, "1of8": 1 / 8, "1of4": 1 / 4}
 SOURCE = "ProPL (AAAI 2026): 3:1 training to test, 1/16, 1/8 and 1/4 of the training images labelled"
@@ -49,8 +49,8 @@ def ultrasound_recipe(
     )
 
 
-def propl_splits(cases: Sequence[Case]) -> list[Split]:
-    """Splits in ProPL's proportions."""
+def propl_splits(download: Download, cases: Sequence[Case]) -> list[Split]:
+    """The ``splits`` of most of them: ProPL's proportions, patients, sweeps and videos kept whole."""
     return drawn_shares(cases, "propl", SHARES, 0.25, SOURCE, NOTE)
 
 

@@ -65,8 +65,8 @@ def seg_to_distance(
     the threshold passed straight through. ``exact`` takes the values from the exact transform and the
     gradient from the kernel of eq. 2: raising the probability of a voxel by 1 raises R at each voxel v around
     by ``K(v) / max S``, about what moving the border by a voxel does. It is faster, does not err far from the
-    border, and descends faster (benchmarks/distance_transform.py). To both the maxima are constants: else
-    nearly all of the gradient would fall on the one farthest voxel.
+    border, and leads out of an empty map (benchmarks/distance_transform.py). To both the maxima are
+    constants: else nearly all of the gradient would fall on the one farthest voxel.
 
     Args:
         prob: (B, C, *spatial) probabilities or masks.

@@ -152,9 +152,9 @@ class DBiSL(Method):
         if weight == 0 or len(maps.y) == 1:
             return {}
         mean = mean_weight(maps.asked)
-        terms: Terms = {"consistency_segmentation": (channel_mse(*maps.y, mean), weight)}
+        terms: Terms = {"consistency_segmentation": (channel_mse(maps.y[0], maps.y[1], mean), weight)}
         if maps.r is not None:
-            terms["consistency_regression"] = (channel_mse(*maps.r, mean), weight)
+            terms["consistency_regression"] = (channel_mse(maps.r[0], maps.r[1], mean), weight)
         return terms
 
     def _cross_consistency(self, y: Tensor, r: Tensor, distances: Distances, mean: Tensor) -> Terms:

@@ -10,23 +10,30 @@ passes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from nnunet_ssl.config import check_range
-from nnunet_ssl.errors import ConfigError, TaskError
+from nnunet_ssl.errors import ConfigError
 from nnunet_ssl.losses.dice_ce import binary_dice_ce
-from nnunet_ssl.losses.uplc import Calibration, Dropout, calibrate, mean_and_variance, sample_dropout
+from nnunet_ssl.losses.uplc import Calibration, Dropout, calibrate, sample_dropout
 from nnunet_ssl.methods.base import Batch, Method, Panel, Terms
-from nnunet_ssl.nn.propl_unet import PSEUDO, SUPERVISED, Bottleneck, ProPLUNet, gather
+from nnunet_ssl.methods.propl_passes import (
+    Pairs,
+    Passes,
+    all_passes,
+    own_pairs,
+    plain_passes,
+    supervised_pass,
+    unlabeled_passes,
+)
+from nnunet_ssl.nn.propl_unet import NEVER, PSEUDO, SUPERVISED, Bottleneck
 from nnunet_ssl.ramps import gaussian_ramp
 from nnunet_ssl.targets import LabelSpace
-
-_NEVER = -50.0  # log-odds of a label that is not asked for
 
 
 @dataclass(frozen=True)
@@ -106,44 +113,6 @@ class ProPLConfig:
         return self.propl_decoder if PSEUDO in self.decoders else "sd"
 
 
-class Pairs(NamedTuple):
-    """Samples under their own task's prompts.
-
-    Attributes:
-        sample: (P,) index of the sample; ``None`` where each sample has one prompt, so features need no
-            copies.
-        prompt: (P,) index of the prompt.
-        weight: (P,) weight, such that samples weigh the same and the sum is 1.
-    """
-
-    sample: Tensor | None
-    prompt: Tensor
-    weight: Tensor
-
-    @property
-    def rows(self) -> Tensor:
-        """(P,) index of the sample."""
-        return (
-            torch.arange(len(self.prompt), device=self.prompt.device) if self.sample is None else self.sample
-        )
-
-
-class Passes(NamedTuple):
-    """What one call of the network gives.
-
-    Attributes:
-        labeled: log-odds of sd on labelled pairs, the full resolution first.
-        mean: mu of eq. 4 on unlabelled pairs, (P, *spatial), without gradient.
-        variance: gamma of eq. 4.
-        pseudo: log-odds of pd on unlabelled pairs.
-    """
-
-    labeled: list[Tensor]
-    mean: Tensor
-    variance: Tensor
-    pseudo: Tensor
-
-
 class ProPL(Method):
     """L = L_seg(sd, y) + ramp * weight * L_seg(pd, calibrated mean of perturbed sd), L_seg = BCE + Dice.
 
@@ -200,15 +169,10 @@ class ProPL(Method):
         self, network: nn.Module, images: Tensor, tasks: Tensor, generator: torch.Generator
     ) -> list[Tensor]:
         """The plain predictions of sd, then of pd, each image under its own task's prompts."""
-        pairs, shape = own_pairs(self.space, tasks), (len(images), self.space.num_prompts, *images.shape[2:])
-
-        def run(parts: ProPLUNet, images: Tensor) -> list[Tensor]:
-            skips = gather(parts.encoder(images), pairs.sample)
-            return [parts.decode(name, skips, pairs.prompt)[0] for name in self.config.decoders]
-
+        pairs, prompts = own_pairs(self.space, tasks), self.space.num_prompts
         views = []
-        for log_odds in network(images, run):
-            view = log_odds.new_full(shape, _NEVER)
+        for log_odds in network(images, plain_passes(pairs, self.config.decoders)):
+            view = log_odds.new_full((len(images), prompts, *images.shape[2:]), NEVER)
             view[pairs.rows, pairs.prompt] = log_odds
             classes = not self.space.table.has_regions
             views.append(torch.cat([torch.zeros_like(view[:, :1]), view], dim=1) if classes else view)
@@ -264,96 +228,6 @@ class ProPL(Method):
         kind, share = config.perturbation_kind, config.perturbation_dropout
         factors = sample_dropout(kind, passes, len(images), shape, share, generator)
         return factors.to(images.device, non_blocking=True)
-
-
-# The passes of one update, each run within one call of the network
-
-
-def supervised_pass(
-    pairs: Pairs, noise: Tensor | None, every_resolution: bool
-) -> Callable[[ProPLUNet, Tensor], list[Tensor]]:
-    """Run sd on labelled images."""
-
-    def run(network: ProPLUNet, images: Tensor) -> list[Tensor]:
-        return _supervised_outputs(network, network.encoder(images), pairs, noise, every_resolution)
-
-    return run
-
-
-def unlabeled_passes(
-    pairs: Pairs, perturbations: Tensor
-) -> Callable[[ProPLUNet, Tensor], tuple[Tensor, Tensor, Tensor]]:
-    """Run both decoders on unlabelled images: mu and gamma of sd, log-odds of pd."""
-
-    def run(network: ProPLUNet, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return _pseudo_outputs(network, network.encoder(images), pairs, perturbations)
-
-    return run
-
-
-def all_passes(
-    pairs: Pairs,
-    noise: Tensor | None,
-    unlabeled_pairs: Pairs,
-    perturbations: Tensor,
-    every_resolution: bool,
-) -> Callable[[ProPLUNet, Tensor], Passes]:
-    """Run both on labelled and unlabelled images behind each other, which share one pass of the encoder."""
-
-    def run(network: ProPLUNet, images: Tensor) -> Passes:
-        skips, unlabeled = network.encoder(images), perturbations.shape[1]
-        labeled = len(images) - unlabeled
-        # The order matters in mixed precision: weights that are first cast without a graph stay without one
-        # until autocast forgets them, so sd needs its pass with gradient before those without.
-        outputs = _supervised_outputs(network, [s[:labeled] for s in skips], pairs, noise, every_resolution)
-        pseudo = _pseudo_outputs(network, [s[labeled:] for s in skips], unlabeled_pairs, perturbations)
-        return Passes(outputs, *pseudo)
-
-    return run
-
-
-def _supervised_outputs(
-    network: ProPLUNet, skips: list[Tensor], pairs: Pairs, noise: Tensor | None, every_resolution: bool
-) -> list[Tensor]:
-    if noise is not None:
-        skips = [*skips[:-1], skips[-1] * noise[0]]
-    return network.decode(SUPERVISED, gather(skips, pairs.sample), pairs.prompt, every_resolution)
-
-
-def _pseudo_outputs(
-    network: ProPLUNet, skips: list[Tensor], pairs: Pairs, perturbations: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    chosen = gather(skips, pairs.sample)
-    with torch.no_grad():
-        perturbed = [gather([skips[-1] * factors], pairs.sample)[0] for factors in perturbations.unbind()]
-        predictions = [
-            torch.sigmoid(network.decode(SUPERVISED, [*chosen[:-1], v], pairs.prompt)[0].float())
-            for v in perturbed or [chosen[-1]]
-        ]
-        mean, variance = mean_and_variance(torch.stack(predictions))
-    return mean, variance, network.decode(PSEUDO, chosen, pairs.prompt)[0]
-
-
-# Pairs of samples and prompts
-
-
-def own_pairs(space: LabelSpace, tasks: Tensor) -> Pairs:
-    """Each sample under all prompts of its own task.
-
-    Raises:
-        TaskError: a sample has no task.
-    """
-    owner = torch.tensor([p.task for p in space.table.prompts], device=tasks.device)
-    belongs = tasks[:, None] == owner
-    sample, prompt = belongs.nonzero(as_tuple=True)
-    count = belongs.sum(1)
-    if len(sample) != int(count.clamp(min=1).sum()):
-        raise TaskError(
-            "ProPL needs the task of every image, but the batch holds one of unknown task. Let the case's "
-            "identifier start with its task's prefix."
-        )
-    weight = 1 / (count[sample] * len(tasks))
-    return Pairs(None if len(sample) == len(tasks) else sample, prompt, weight)
 
 
 def _one_of_each_prompt(prompts: Tensor, most: int = 6) -> list[int]:

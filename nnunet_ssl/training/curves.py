@@ -10,24 +10,31 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen, as in nnU-Net)
 
+from nnunet_ssl.pseudo_labels import BY_LABEL, PREFIX, REFERENCE  # noqa: E402
+
 TERM = "ssl/"  # loss terms in nnU-Net's logger
 WEIGHT = "ssl_weight/"  # and their weights
 
 
 def plot_terms(history: Mapping[str, Sequence[float]], file: Path) -> None:
-    """One panel per loss term: its value, and dotted its weight."""
-    terms = [key.removeprefix(TERM) for key in history if key.startswith(TERM)]
-    if not terms:
+    """One panel per loss term: its value, and dotted its weight; then the pseudo-label monitor's curves."""
+    keys = [key for key in history if key.startswith(TERM)]
+    keys += [key for key in history if key.startswith(PREFIX) and key != PREFIX + BY_LABEL]
+    if not keys:
         return
-    figure, axes = plt.subplots(len(terms), 1, figsize=(9, 2.6 * len(terms)), sharex=True, squeeze=False)
-    for axis, term in zip(axes[:, 0], terms, strict=True):
-        axis.plot(history[TERM + term], color="tab:blue", label=term)
-        axis.set_ylabel(term)
+    figure, axes = plt.subplots(len(keys), 1, figsize=(9, 2.6 * len(keys)), sharex=True, squeeze=False)
+    for axis, key in zip(axes[:, 0], keys, strict=True):
+        name = key.removeprefix(TERM).removeprefix(PREFIX)
+        axis.plot(history[key], color="tab:blue")
+        axis.set_ylabel(name if key.startswith(TERM) else f"pseudo-labels:\n{name}")
         axis.grid(alpha=0.3)
-        weights = axis.twinx()
-        weights.plot(history[WEIGHT + term], color="tab:gray", ls="dotted")
-        weights.set_ylabel("weight", color="tab:gray")
-        weights.set_ylim(bottom=0)
+        if key.startswith(TERM):
+            weights = axis.twinx()
+            weights.plot(history[WEIGHT + name], color="tab:gray", ls="dotted")
+            weights.set_ylabel("weight", color="tab:gray")
+            weights.set_ylim(bottom=0)
+        elif REFERENCE + name in history:
+            axis.plot(history[REFERENCE + name], color="tab:gray", ls="dashed")  # of the labelled cases
     axes[-1, 0].set_xlabel("epoch")
     figure.tight_layout()
     figure.savefig(file, dpi=80)

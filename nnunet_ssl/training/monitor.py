@@ -118,8 +118,11 @@ class Monitor:
             self._warn({**history, **{k: [*history.get(k, []), v] for k, v in values.items()}})
         if self.hidden:
             values[PREFIX + HIDDEN_DICE] = self._hidden_dice(network)
-        shown = {k.removeprefix(PREFIX): round(v, 4) for k, v in values.items() if isinstance(v, float)}
-        self.log(f"pseudo-labels {shown}")
+        numbers = {k.removeprefix(PREFIX): v for k, v in values.items() if k.startswith(PREFIX)}
+        shown = {k: round(v, 4) for k, v in numbers.items() if isinstance(v, float)}
+        if shown:
+            usual = f"of the labelled cases {self.wanted.coverage:.4f} are foreground"
+            self.log(f"pseudo-labels {shown}" + (f"; {usual}" if COVERAGE in shown else ""))
         return values
 
     def _warn(self, history: Mapping[str, Sequence[Any]]) -> None:

@@ -58,7 +58,7 @@ class Environment:
 
 def call(*command: object, **options: Any) -> str:
     """Run a command; what it printed."""
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, **options)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=900, **options)
     assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     assert "Error processing line" not in done.stderr  # Python's complaint about a start-up file
     return done.stdout.strip()

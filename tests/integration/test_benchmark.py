@@ -1,19 +1,25 @@
-"""A whole benchmark through its command, killed and continued, and its report."""
+"""A whole benchmark: looked at, interrupted, continued, and its report.
+
+The benchmark's commands are called in this process, by the functions that the scripts call: an import of
+torch for each of them would cost more than all trainings.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import re
-import shutil
-import signal
-import subprocess
-import sys
-import time
+from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+
+from nnunet_ssl import cli
+from nnunet_ssl.demo import run as demo_run
+from tests.integration.conftest import Workspace
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -22,53 +28,76 @@ BASELINE = "nnUNetTrainerSSLSupervised"
 PSEUDO = "pseudo-labels"
 # Six labelled cases: one to test, one to validate, four to train on; three scans in imagesUn
 ASKED = ("-d", "901", "-c", "3d_fullres", "-p", "tiny", "--labeled", "2", "--pseudo-labels", "--val", "0.2")
-ASKED = (*ASKED, "--test", "1", "-device", "cpu", "-np", "1", "--disable_tta")
+ASKED = (*ASKED, "--test", "1", "-device", "cpu", "-np", "0", "--disable_tta")
 
 
-@pytest.fixture(scope="module")
-def asked(workspace: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, ...], Path]:
-    workspace.configure(901, "tiny", "patch_size=16,24,24", "num_epochs=1")
-    folder = tmp_path_factory.mktemp("benchmark") / "b"
-    return ("nnUNetv2_ssl", "benchmark", *ASKED, "-o", str(folder)), folder
+class InProcess:
+    """Stands for ``_run_command``: what a script would do, its output in the step's log."""
+
+    def __init__(self) -> None:
+        self.commands: list[str] = []
+        self.interrupt_at: Callable[[str], bool] = lambda text: False
+
+    def __call__(
+        self, step: demo_run.Command, number: str, log: Path, env: dict[str, str], start: float
+    ) -> None:
+        if self.interrupt_at(step.text):
+            raise KeyboardInterrupt
+        self.commands.append(step.text)
+        (script,) = entry_points(group="console_scripts", name=step.argv[0])
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            log.open("w") as output,
+            contextlib.redirect_stdout(output),
+            mock.patch.dict("os.environ", {**env, **step.env}),
+            mock.patch("sys.argv", list(step.argv)),
+        ):
+            status = script.load()()
+        assert not status, step.text
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch) -> InProcess:
+    found = InProcess()
+    monkeypatch.setattr(demo_run, "_run_command", found)
+    return found
 
 
 def names(folder: Path, file: str) -> set[str]:
     return {str(p.parent.relative_to(folder / "runs")) for p in (folder / "runs").rglob(file)}
 
 
-def wait_for(file: Path, process: subprocess.Popen[bytes], seconds: float = 400) -> None:
-    deadline = time.monotonic() + seconds
-    while not file.is_file():
-        assert process.poll() is None and time.monotonic() < deadline, f"no {file}"
-        time.sleep(0.1)
+def test_from_dry_run_to_report(
+    here: Workspace, runner: InProcess, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def call(*arguments: str) -> str:
+        capfd.readouterr()
+        assert cli.main([*arguments]) == 0
+        return capfd.readouterr().out
 
-
-def test_from_dry_run_to_report(workspace: Any, asked: tuple[tuple[str, ...], Path], tmp_path: Path) -> None:
-    command, folder = asked
-    splits = workspace.preprocessed(ONE) / "splits_final.json"
+    here.configure(901, "tiny", "patch_size=16,24,24", "num_epochs=1")
+    folder = tmp_path / "b"
+    benchmark = ("benchmark", *ASKED, "-o", str(folder))
+    splits = here.preprocessed(ONE) / "splits_final.json"
     before = splits.read_text(), splits.stat().st_mtime_ns
-    dry = workspace.run(*command, "--dry-run").stdout
+    dry = call(*benchmark, "--dry-run")
     assert "4 runs, 0 done; 1 test cases" in dry and "unknown (nothing was measured yet" in dry
     assert not folder.exists()
-    # Killed when the first run is done, and continued
-    process = subprocess.Popen(
-        [str(Path(sys.executable).parent / command[0]), *command[1:]],
-        env={**os.environ, **workspace.env},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+
+    # Interrupted in the second run, when the supervised model has predicted the unlabelled scans
+    runner.interrupt_at = lambda text: text.startswith("nnUNet_raw=") and "nnUNetv2_train" in text
+    with pytest.raises(KeyboardInterrupt):
+        call(*benchmark)
     first = f"{BASELINE}/labeled_2/seed_0"
-    try:
-        wait_for(folder / "runs" / first / "done.json", process)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    assert names(folder, "done.json") == {first}
-    dry = workspace.run(*command, "--dry-run").stdout
+    assert names(folder, "done.json") == {first} and not names(folder, "failed.json")
+    dry = call(*benchmark, "--dry-run")
     assert "4 runs, 1 done" in dry and "(from the runs of this benchmark that are done)" in dry
-    finished = workspace.run(*command).stdout
-    assert "1 of 4 runs are done" in finished
+    assert "1 of 4 runs are done, 3 are still to do" in reported(folder, tmp_path, call)
+
+    runner.interrupt_at = lambda text: False
+    done_before = list(runner.commands)
+    assert "1 of 4 runs are done" in call(*benchmark)
+    assert not set(runner.commands[len(done_before) :]) & set(done_before)  # no step was done twice
     assert names(folder, "done.json") == {
         f"{method}/labeled_{n}/seed_0" for method in (BASELINE, PSEUDO) for n in ("2", "all")
     }
@@ -77,15 +106,20 @@ def test_from_dry_run_to_report(workspace: Any, asked: tuple[tuple[str, ...], Pa
     trainings = {p.name for p in (folder / "nnUNet_results" / ONE).iterdir()}
     assert trainings == {f"{BASELINE}__tiny_seed0{end}__3d_fullres" for end in ("", "_pseudo")}
     check_equal_budget_and_unseen_tests(folder)
-    again = workspace.run(*command).stdout
-    assert "4 of 4 runs are done" in again
+    count = len(runner.commands)
+    assert "4 of 4 runs are done" in call(*benchmark)
+    assert not [text for text in runner.commands[count:] if "preprocess" not in text]
 
-    said = workspace.run("nnUNetv2_ssl", "report", "-i", folder, "-o", tmp_path / "report").stdout
-    assert "Too few test cases (1) to tell" in said
-    html = (tmp_path / "report" / "report.html").read_text()
+    html = reported(folder, tmp_path, call)
+    assert "Too few test cases (1) to tell" in html
     assert "All 4 runs are done." in html and "nnunetv2 2." in html
     assert "nnUNetv2_train 901 3d_fullres 0 -p tiny_seed0" in html
     assert "worst case" in html
+
+
+def reported(folder: Path, tmp_path: Path, call: Callable[..., str]) -> str:
+    call("report", "-i", str(folder), "-o", str(tmp_path / "report"))
+    return (tmp_path / "report" / "report.html").read_text()
 
 
 def check_equal_budget_and_unseen_tests(folder: Path) -> None:
@@ -104,41 +138,12 @@ def check_equal_budget_and_unseen_tests(folder: Path) -> None:
         assert {case["case"] for case in content["cases"]} == tests and not content["problems"]
 
 
-@pytest.fixture
-def done(workspace: Any, asked: tuple[tuple[str, ...], Path]) -> Path:
-    """The complete benchmark; done already, unless this test runs alone."""
-    workspace.run(*asked[0])
-    return asked[1]
-
-
-def test_a_run_that_dies_is_named_and_the_rest_goes_on(
-    workspace: Any, asked: tuple[tuple[str, ...], Path], done: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "b"
-    shutil.copytree(done, folder, symlinks=True)
-    fold = folder / "nnUNet_results" / ONE / "nnUNetTrainerVerSemi__tiny_seed0__3d_fullres" / "fold_0"
-    fold.mkdir(parents=True)
-    (fold / "checkpoint_latest.pth").write_bytes(b"half a checkpoint")
-    command = [str(folder) if part == str(done) else part for part in asked[0]]
-    failed = workspace.run(*command, "--trainers", "nnUNetTrainerVerSemi", check=False)
-    assert failed.returncode == 2
-    assert re.search(r"1 of 2 run\(s\) failed:\n  nnUNetTrainerVerSemi/labeled_2/seed_0", failed.stderr)
-    assert "nnUNetTrainerVerSemi/labeled_all/seed_0" in names(folder, "done.json")
-    error = json.loads(next((folder / "runs").rglob("failed.json")).read_text())["error"]
-    assert "exit status 1" in error and "load_checkpoint" in error  # the end of its log says why
-    workspace.run("nnUNetv2_ssl", "report", "-i", folder, "-o", tmp_path / "report")
-    html = (tmp_path / "report" / "report.html").read_text()
-    assert "5 of 6 runs are done, 1 failed" in html and "load_checkpoint" in html
-    # The cause removed, it begins anew and completes
-    (fold / "checkpoint_latest.pth").unlink()
-    workspace.run(*command, "--trainers", "nnUNetTrainerVerSemi")
-    assert len(names(folder, "done.json")) == 6 and not names(folder, "failed.json")
-
-
-def test_what_cannot_be_compared_is_refused(workspace: Any, asked: tuple[tuple[str, ...], Path]) -> None:
-    command, _ = asked
-    unknown = workspace.run(*command, "--trainers", "nnUNetTrainerNone", "--dry-run", check=False)
-    assert unknown.returncode == 2 and "finds no trainer nnUNetTrainerNone" in unknown.stderr
-    stock = workspace.run(*command, "--trainers", "nnUNetTrainer", "--dry-run", check=False)
-    assert stock.returncode == 2
-    assert "nnUNetTrainer does not read the plans' budget (1 epochs of 2 updates)" in stock.stderr
+def test_what_cannot_be_compared_is_refused(here: Workspace, tmp_path: Path, capsys: Any) -> None:
+    here.configure(901, "tiny", "patch_size=16,24,24", "num_epochs=1")
+    for trainer, message in (
+        ("nnUNetTrainerNone", "finds no trainer nnUNetTrainerNone"),
+        ("nnUNetTrainer", "nnUNetTrainer does not read the plans' budget (1 epochs of 2 updates)"),
+    ):
+        asked = ["benchmark", *ASKED, "-o", str(tmp_path), "--trainers", trainer, "--dry-run"]
+        assert cli.main(asked) == 2
+        assert message in capsys.readouterr().err

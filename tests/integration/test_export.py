@@ -189,6 +189,7 @@ def assert_same(before: Path, after: Path, numbers: dict[int, int]) -> None:
 STOCK = {  # trainer -> dataset, folds, task in the export, task at prediction
     "nnUNetTrainerMeanTeacher": (BOTH, "0 all", None, ""),
     "nnUNetTrainerPICK": (BOTH, "0", "two", "Two"),
+    "nnUNetTrainerDBiSL": (BOTH, "0", "two", "Two"),
     "nnUNetTrainerSSLSupervised": (REGIONS, "0", "core", "core"),
 }
 
@@ -222,8 +223,9 @@ def test_all_labels_of_an_ensemble_without_plugin(elsewhere: dict[str, Exported]
     assert_same(made.before, made.after, {1: 1, 2: 2, 3: 3})
 
 
-def test_one_task_of_pick_without_plugin(elsewhere: dict[str, Exported]) -> None:
-    made = elsewhere["nnUNetTrainerPICK"]
+@pytest.mark.parametrize("trainer", ["nnUNetTrainerPICK", "nnUNetTrainerDBiSL"])
+def test_one_task_without_plugin(elsewhere: dict[str, Exported], trainer: str) -> None:
+    made = elsewhere[trainer]
     assert_same(made.before, made.after, {2: 1, 3: 2})
 
 

@@ -302,6 +302,56 @@ def test_one_failure_does_not_end_the_others(nnunet: Path, capsys: pytest.Captur
     assert not (steps.place.run(runs[2]) / "failed.json").exists()
 
 
+def test_an_unforeseen_error_does_not_end_the_others_either(nnunet: Path) -> None:
+    steps, order = fake(nnunet)
+    broken = steps.plan.runs()[2]
+
+    @dataclasses.dataclass(frozen=True)
+    class Breaking(Fake):
+        def of(self, run: Run) -> list[Any]:
+            def fail() -> None:
+                raise OSError(28, "No space left on device")
+
+            return [Action("Break", "# no space", fail)] if run == broken else super().of(run)
+
+    breaking = Breaking(steps.place, steps.plan, steps.source)
+    with pytest.raises(RunsFailedError, match=r"1 of 4 run\(s\) failed:\n.*OSError: .*No space left"):
+        do_runs(breaking, steps.plan.runs())
+    assert len(order.read_text().splitlines()) == 3
+    assert "No space left" in json.loads((steps.place.run(broken) / "failed.json").read_text())["error"]
+
+
+def test_a_run_that_is_begun_again_is_not_failed_any_more(nnunet: Path) -> None:
+    steps, _ = fake(nnunet)
+    run = steps.plan.runs()[0]
+    failed = steps.place.run(run) / "failed.json"
+    failed.parent.mkdir(parents=True)
+    failed.write_text('{"error": "the machine was switched off"}')
+
+    class Looking(Fake):
+        def of(self, run: Run) -> list[Any]:
+            assert not failed.exists()
+            return super().of(run)
+
+    do_run(Looking(steps.place, steps.plan, steps.source), run)
+    assert steps.place.is_done(run)
+
+
+def test_a_task_asked_for_in_the_shell_is_not_asked_for_here(
+    nnunet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, order = fake(nnunet)
+    monkeypatch.setenv("nnUNet_ssl_task", "left")
+
+    class Asking(Fake):
+        def of(self, run: Run) -> list[Any]:
+            code = f"import os; open({str(order)!r}, 'w').write(os.environ['nnUNet_ssl_task'])"
+            return [python(code)]
+
+    do_run(Asking(steps.place, steps.plan, steps.source), steps.plan.runs()[0])
+    assert order.read_text() == ""
+
+
 def test_retraining_waits_for_its_baseline(nnunet: Path) -> None:
     steps, _ = fake(nnunet, broken=BASELINE)
     with pytest.raises(
@@ -323,6 +373,25 @@ def test_two_processes_do_not_do_the_same_run(nnunet: Path) -> None:
             do_run(steps, run)
     do_run(steps, run)  # the lock ends with its holder
     assert order.read_text() == run.name + "\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="locks within one process differ")
+def test_two_processes_share_the_runs(nnunet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import fcntl
+
+    steps, order = fake(nnunet)
+    runs = steps.plan.runs()
+    assert runs[1].method == PSEUDO_LABELS  # which builds on the first
+    steps.place.run(runs[0]).mkdir(parents=True)
+    with (steps.place.run(runs[0]) / "lock").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        do_runs(steps, runs)  # no failure
+        said = capsys.readouterr().out
+    assert order.read_text().splitlines() == [run.name for run in runs[2:]]
+    assert f"Left to another process that is at them, or builds on what it does:\n  {runs[0].name}" in said
+    assert not list(nnunet.rglob("failed.json"))
+    do_runs(steps, runs)
+    assert all(map(steps.place.is_done, runs))
 
 
 def test_curves_are_taken_from_the_checkpoint(tmp_path: Path) -> None:
@@ -357,7 +426,14 @@ def test_estimate_from_what_was_measured(nnunet: Path) -> None:
     (folder / "done.json").write_text('{"seconds": {"1 Train": 90.0, "2 Predict": 10.0}}')
     done = seconds_of_done(place, runs)
     assert done == {BASELINE: 100.0}
-    assert estimate(runs[1:], done, per_update, (2, 5))[0] == 300.0
+    # the retraining counts as one more supervised training, an unknown trainer as the mean of the known
+    assert estimate(runs[1:], done, {}, (2, 5)) == (
+        300.0,
+        "from the runs of this benchmark that are done; for nnUNetTrainerX the mean of the others",
+    )
+    assert runs[2].method == "nnUNetTrainerX"
+    mixed, basis = estimate(runs[2:3], done, {"nnUNetTrainerX": 20.0}, (2, 5))
+    assert mixed == 200.0 and "that are done, and from the epochs of your trainings" in basis
     table = overview(runs, place, [(2, 5), (7, 0)], (2, 5)).splitlines()
     assert table[2].split() == [BASELINE, "2", "2", "5", "0", "10", "done"]
     assert table[3].split() == [PSEUDO_LABELS, "2", "2", "5", "0", "20", "to", "do"]

@@ -92,8 +92,8 @@ def test_what_else_an_export_holds_is_no_scan(tmp_path):
     del report.Rows, report.Columns, report.PixelData
     report.save_as(tmp_path / "in" / "p1" / "report" / "1-001.dcm", enforce_file_format=True)
     found = planned(tmp_path / "in")
-    assert [case.identifier for case in found.plan.cases] == ["ct"]
-    assert any("3 files are neither scans nor masks" in note for note in found.notes)
+    assert [case.identifier for case in found.plan.cases] == ["p1"]
+    assert any("neither scans nor masks: 3 file(s)" in note for note in found.notes)
 
 
 def test_several_modalities_are_not_mixed(tmp_path):

@@ -253,7 +253,7 @@ def test_dry_run_writes_nothing_and_shows_all(folder, raw, capsys):
         ["p1", "imagesTr", "p1.nii.gz", "p1_seg.nii.gz", "link"],
         ["p2", "imagesUn", "p2.nrrd", "-", "convert"],
     ]
-    assert "1 files are neither scans nor masks: notes.docx" in out
+    assert "Left out, neither scans nor masks: 1 file(s), notes.docx." in out
 
 
 def test_pictures(folder, raw):

@@ -13,7 +13,7 @@ from nnunet_ssl.conversion import convert_case, writer
 from nnunet_ssl.conversion.cases import Case, fingerprint, sanitized
 from nnunet_ssl.conversion.dataset_plan import DatasetPlan, target_name
 from nnunet_ssl.conversion.images import read_mask
-from nnunet_ssl.conversion.labeled import folds_for, write_labeled
+from nnunet_ssl.conversion.labeled import check_labeled, folds_for, write_labeled
 from nnunet_ssl.conversion.paper_splits import Split, drawn, drawn_shares, fold, fold_with_last
 from nnunet_ssl.errors import ConfigError, DataError
 from tests.unit.convert_files import NAME, blob, files, itk, read, scan, write
@@ -309,7 +309,7 @@ def test_split_says_where_it_comes_from_and_what_is_missing(raw, source):
     assert split.is_usable({"a", "b"}) and not split.is_usable({"a"})
 
 
-def test_labeled_takes_a_paper_or_a_number(raw, source):
+def test_labeled_takes_a_paper_or_a_number(raw, source, monkeypatch):
     split = Split("paper-1", "Paper 2025", [fold(["a"], ["b"], ["a", "b"])])
     named = plan(source, splits=[split])
     file = write_labeled(named, "paper-1")
@@ -320,5 +320,10 @@ def test_labeled_takes_a_paper_or_a_number(raw, source):
         assert len(one["train"]) == 4
         groups = [{int(case[1:]) // 2 for case in one[role]} for role in ("train", "val", "unlabeled")]
         assert not groups[0] & groups[1] and not groups[0] & groups[2] and not groups[1] & groups[2]
+    few = plan(source, cases=many(3, 1))
+    assert [len(one["train"]) for one in folds_for(few, "2")] == [2, 2, 2]  # as many folds as there can be
     with pytest.raises(ConfigError, match="paper-1"):
-        folds_for(named, "paper-2")
+        check_labeled(named, "paper-2")
+    monkeypatch.delenv("nnUNet_preprocessed")
+    with pytest.raises(DataError, match="nnUNet_preprocessed is not set"):
+        check_labeled(named, "4")

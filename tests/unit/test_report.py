@@ -21,6 +21,7 @@ from nnunet_ssl.benchmark.workplace import Workplace
 from nnunet_ssl.commands import report
 from nnunet_ssl.errors import DataError
 from nnunet_ssl.report.answers import answers, bounds, headline, p_value, points, sentence, signed
+from nnunet_ssl.report.forest import difference_plot, watching_plot
 from nnunet_ssl.report.overlays import chosen_cases, overlay_picture
 from nnunet_ssl.report.page import make_page
 from nnunet_ssl.report.plots import efficiency_plot, training_plot
@@ -200,6 +201,39 @@ def test_failed_and_missing_runs_are_named_and_the_rest_is_reported(tmp_path: Pa
     assert f"{GOOD}/labeled_8/seed_1" in page.html
 
 
+def test_a_run_whose_files_are_broken_is_a_failed_one(tmp_path: Path) -> None:
+    results = make_results(tmp_path)
+    runs = [run for run in results.plan.runs() if run.method == BAD]
+    (results.place.run(runs[0]) / "evaluation.json").write_text('{"half": ')
+    (results.place.run(runs[1]) / "done.json").write_text("{}")
+    (results.place.run(runs[2]) / "evaluation.json").unlink()
+    again = read_results(tmp_path)
+    assert list(again.failed) == runs[:3] and len(again.done) == len(results.done) - 3
+    assert all("cannot be read" in text and "do it again" in text for text in again.failed.values())
+    assert f"{len(again.done)} of 14 runs are done, 3 failed" in make_page(again).html
+
+
+def test_seeds_that_disagree_show_no_gain(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    for run in plan.runs():
+        finish(tmp_path, plan, run, dice_of(run, good=0.06 if run.seed else -0.02))
+    results = read_results(tmp_path)
+    found = [answer for answer in answers(results) if answer.method == GOOD]
+    assert all(a.dice.low > 0 and a.p < 0.05 and a.verdict == "no gain" for a in found)
+    assert sentence(found[0], results).endswith("No gain shown: the sign depends on the seed.")
+
+
+def test_what_rests_on_one_seed_says_so(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    for run in plan.runs():
+        if run.seed == 0:
+            finish(tmp_path, plan, run, dice_of(run))
+    assert "(seed 0 only)" in make_page(read_results(tmp_path)).html
+    one = make_page(make_results(tmp_path / "one", seeds=(0,))).html
+    assert "One seed: how much depends on the choice of the labelled cases is not known." in one
+    assert "seed 0 only" not in one
+
+
 def test_nothing_to_report(tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
     place = Workplace(tmp_path, plan.settings)
@@ -244,10 +278,41 @@ def test_plots_are_svg_and_show_every_curve(tmp_path: Path) -> None:
         ElementTree.fromstring(plot)
     drawn = training_plot(results, GOOD)
     assert drawn is not None and drawn == training_plot(results, GOOD)  # same content, same file
-    for title in ("labeled", "unlabeled", "monitor: coverage", "online validation Dice"):
+    for title in ("labeled", "unlabeled", "pseudo-labels: share of foreground", "online validation Dice"):
         assert f"<!-- {title}" in drawn
     assert "<!-- dice_per_class" not in drawn
     assert "<!-- supervised, all 20 labels" in efficiency_plot(results)
+
+
+def test_the_differences_are_drawn_best_first(tmp_path: Path) -> None:
+    results = make_results(tmp_path)
+    drawn = difference_plot(answers(results), results)
+    assert drawn is not None
+    ElementTree.fromstring(drawn)
+    places = [drawn.index(f"<!-- {text} -->") for text in ("with 2 labels", "Good", "Bad", "with 8 labels")]
+    assert places == sorted(places) and "<!-- all labels -->" in drawn
+    assert difference_plot([], results) is None
+
+
+def test_the_monitor_is_drawn_for_all_methods_and_hidden_labels_are_marked(tmp_path: Path) -> None:
+    results = make_results(tmp_path)
+    drawn = watching_plot(results)
+    assert drawn is not None
+    ElementTree.fromstring(drawn)
+    for text in ("pseudo-labels: share of foreground", "Good", "Bad"):
+        assert f"<!-- {text} -->" in drawn
+    assert "<!-- supervised -->" not in drawn  # it has no pseudo-labels
+    assert "monitor_hidden_labels" not in make_page(results).html
+    run = next(run for run in results.done if run.method == GOOD)
+    file = results.place.run(run) / "curves.json"
+    content = json.loads(file.read_text())
+    content["curves"]["ssl_monitor/hidden_dice"] = [0.1, 0.2, 0.3]
+    file.write_text(json.dumps(content))
+    page = make_page(results)
+    for text in (page.html, page.markdown):
+        assert "monitor_hidden_labels=true" in text and "for the curve of the pseudo-labels" in text
+    drawn = watching_plot(results)
+    assert drawn is not None and "<!-- pseudo-labels: Dice with hidden labels -->" in drawn
 
 
 def write_map(file: Path, value: Any) -> None:
@@ -312,7 +377,7 @@ def test_the_command_writes_page_and_pictures(tmp_path: Path, capsys: pytest.Cap
     assert said.startswith("Yes: Good gains") and str(tmp_path / "out" / "report.html") in said
     markdown = (tmp_path / "out" / "report.md").read_text()
     shown = re.findall(r"\]\((pictures/[^)]*)\)", markdown)
-    assert len(shown) == 4 and all((tmp_path / "out" / name).is_file() for name in shown)
+    assert len(shown) == 6 and all((tmp_path / "out" / name).is_file() for name in shown)
     table = [line for line in markdown.splitlines() if line.startswith("| 2 labels")]
     assert len(table) == 3 + 6 and {line.count("|") for line in table[:3]} == {9}
     (tmp_path / "file").touch()
