@@ -3,8 +3,8 @@
 The squared distance separates: along each axis in turn it is ``min_j f(j) + (i - j)^2 s^2`` (Felzenszwalb and
 Huttenlocher 2012). Along the first axis f is 0 or infinite, and doubling shifts reach every voxel in log2(n)
 steps. Along the others the minimum is taken offset by offset and ends when an offset alone costs more than
-the largest distance left, so what is thin costs little. On one CPU core it takes about twice as long as SciPy's; on
-a GPU it is a few hundred elementwise kernels.
+the largest distance left, so what is thin costs little. On one CPU core it takes about twice as long as
+SciPy's; on a GPU it is a few hundred elementwise kernels.
 """
 
 from __future__ import annotations

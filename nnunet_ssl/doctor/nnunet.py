@@ -130,8 +130,9 @@ def _gpu_gb(manager: Any, configuration: Any, dataset_json: Mapping[str, Any]) -
         network = planned_network(
             configuration, len(dataset_json["channel_names"]), heads, deep_supervision=False
         )
-    if not hasattr(network, "compute_conv_feature_map_size"):  # a network of another package
+    measure: Any = getattr(network, "compute_conv_feature_map_size", None)
+    if measure is None:  # a network of another package
         return None
-    size = network.compute_conv_feature_map_size(tuple(configuration.patch_size))
+    size = measure(tuple(configuration.patch_size))
     per_gb = _PER_GB_2D if len(configuration.patch_size) == 2 else _PER_GB_3D
     return float(size) * float(configuration.batch_size) / per_gb * _GB

@@ -45,8 +45,8 @@ class Askable(Protocol):
 class Restriction:
     """Lets a network predict only some channels until it is removed.
 
-    Networks that decode prompt by prompt (``Askable``) are spared the prompts of other channels; for all others their
-    output is suppressed.
+    Networks that decode prompt by prompt (``Askable``) are spared the prompts of other channels; for all
+    others their output is suppressed.
 
     Args:
         handle: of the hook on the output.

@@ -181,6 +181,13 @@ class DBiSL(Method):
         beta = self.config.weight_pseudo * gaussian_ramp(progress, self.config.ramp_length)
         return {"pseudo": (loss(maps.log[:, first:], confident[first:]), beta)}
 
+    def pseudo_labels(
+        self, network: nn.Module, images: Tensor, tasks: Tensor, generator: torch.Generator
+    ) -> list[Tensor]:
+        """The branches' segmentations, the one that predicts first."""
+        branches: list[Branch] = network(images, self.run)
+        return [branch.segmentation[0] for branch in branches]
+
     def preview(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> list[list[Panel]]:
         """A labelled and, if there is one, an unlabelled sample through the first branch."""
         images = torch.cat([x[:1] for x in (batch.labeled, batch.unlabeled) if x is not None])

@@ -139,11 +139,10 @@ def check_equal_budget_and_unseen_tests(folder: Path) -> None:
 
 
 def test_what_cannot_be_compared_is_refused(here: Workspace, tmp_path: Path, capsys: Any) -> None:
-    here.configure(901, "tiny", "patch_size=16,24,24", "num_epochs=1")
     for trainer, message in (
         ("nnUNetTrainerNone", "finds no trainer nnUNetTrainerNone"),
-        ("nnUNetTrainer", "nnUNetTrainer does not read the plans' budget (1 epochs of 2 updates)"),
+        ("nnUNetTrainer", "nnUNetTrainer does not read the plans' budget (2 epochs of 2 updates)"),
     ):
-        asked = ["benchmark", *ASKED, "-o", str(tmp_path), "--trainers", trainer, "--dry-run"]
+        asked = ["benchmark", *ASKED, "-p", "small", "-o", str(tmp_path), "--trainers", trainer, "--dry-run"]
         assert cli.main(asked) == 2
         assert message in capsys.readouterr().err

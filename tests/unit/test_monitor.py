@@ -28,7 +28,7 @@ from nnunet_ssl.pseudo_labels import (
     overlaps,
 )
 from nnunet_ssl.training.monitor import Monitor, _spread
-from tests.unit import test_bcp, test_mean_teacher, test_methods, test_pick, test_propl
+from tests.unit import test_bcp, test_dbisl, test_mean_teacher, test_methods, test_pick, test_propl
 from tests.unit.toy import (
     SHAPES,
     SPACES,
@@ -199,6 +199,8 @@ def build(name: str) -> tuple[Method, nn.Module]:
         return test_bcp.method(), test_bcp.networks()
     if name == "BCP in its warm-up":
         return test_bcp.method(), teacher_and_student(stock_network(4), stock_network(4, seed=1), STUDENT)
+    if name == "DBiSL":
+        return test_dbisl.dbisl_method(TASKS), test_dbisl.dbisl_network(TASKS)
     if name == "ProPL":
         return test_propl.build(TASKS)
     alone = {"weight_auxiliary": 0.0} if name == "PICK without it" else {}
@@ -206,7 +208,7 @@ def build(name: str) -> tuple[Method, nn.Module]:
 
 
 VIEWS = {"Supervised": 1, "VerSemi": 2, "MeanTeacher": 2, "BCP": 2, "BCP in its warm-up": 1}
-VIEWS |= {"ProPL": 2, "PICK": 2, "PICK without it": 1}
+VIEWS |= {"DBiSL": 2, "ProPL": 2, "PICK": 2, "PICK without it": 1}
 
 
 @pytest.mark.parametrize(("name", "count"), VIEWS.items())
