@@ -19,7 +19,7 @@ def run_jobs(
     jobs: Sequence[Job],
     processes: int,
     few: int = 1,
-    initializer: Callable[[], None] | None = None,
+    initializer: Callable[[], object] | None = None,
 ) -> Iterator[tuple[int, Result]]:
     """Index and result of each job, in the order in which they are done.
 

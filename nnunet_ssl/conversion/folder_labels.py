@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+from tqdm import tqdm
 
 from nnunet_ssl.conversion.dicom_masks import names_in
 from nnunet_ssl.conversion.folder_names import Pair
 from nnunet_ssl.conversion.folder_options import FolderOptions, label_key
 from nnunet_ssl.conversion.images import PICTURES, ending_of, read_array, read_file, read_picture
 from nnunet_ssl.errors import ConfigError, DataError
+from nnunet_ssl.parallel import run_jobs
 
 _HALF = 127  # JPEG blurs the edges of a mask
 _TOO_MANY = 64
@@ -62,9 +61,10 @@ def plan_labels(pairs: Sequence[Pair], options: FolderOptions, processes: int = 
         return _binary(options.labels)
     if any(len(one.masks) > 1 for one in pairs):
         return _united(options.labels)
-    jobs = [*files, *_array_jobs(pairs, options)]
-    values = sorted(set().union(*_map(_values_of, jobs, processes)) if jobs else {0})
-    return _named_values(values, parse_labels(options.labels))
+    jobs: list[Path | tuple[Path, str]] = [*files, *_array_jobs(pairs, options)]
+    read = tqdm(run_jobs(_values_of, jobs, processes, few=7), "masks", total=len(jobs), disable=None)
+    values = set[int]().union(*(values for _, values in read)) or {0}
+    return _named_values(sorted(values), parse_labels(options.labels))
 
 
 def parse_labels(texts: Iterable[str]) -> dict[str, int | None]:
@@ -186,12 +186,3 @@ def _values_of(job: Path | tuple[Path, str]) -> set[int]:
             "and --masks which files are which."
         )
     return {int(value) for value in values}
-
-
-def _map(function: Callable[[Any], set[int]], jobs: Sequence[Any], processes: int) -> list[set[int]]:
-    from tqdm import tqdm
-
-    if processes <= 1 or len(jobs) < 8:
-        return [function(job) for job in tqdm(jobs, desc="masks", disable=None)]
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        return list(tqdm(pool.map(function, jobs), desc="masks", total=len(jobs), disable=None))

@@ -12,7 +12,7 @@ from nnunet_ssl.conversion.dataset_json import dataset_folder, list_images, read
 from nnunet_ssl.conversion.folder import scans_of
 from nnunet_ssl.conversion.folder_options import FolderOptions
 from nnunet_ssl.conversion.images import PICTURES
-from nnunet_ssl.conversion.writer import run_jobs
+from nnunet_ssl.conversion.writer import convert_all
 from nnunet_ssl.errors import DataError
 
 
@@ -82,7 +82,7 @@ def add_unlabeled(plan: AddPlan, processes: int = 1, copy: bool = False, skip_er
         for case in plan.cases
         if case.identifier not in plan.present
     ]
-    outcomes = list(run_jobs(jobs, processes, len(plan.cases)))
+    outcomes = list(convert_all(jobs, processes, len(plan.cases)))
     failed = {outcome.case: outcome.failure for outcome in outcomes if outcome.record is None}
     for case in plan.cases:
         if case.identifier in failed:  # the channels that were written before the one that failed

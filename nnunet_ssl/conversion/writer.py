@@ -7,14 +7,14 @@ a line in a log when its files are; so a conversion that was stopped goes on whe
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from nnunet_ssl import __version__
 from nnunet_ssl.conversion.cases import IMAGE_FOLDERS, LABEL_FOLDERS, fingerprint
@@ -24,6 +24,7 @@ from nnunet_ssl.conversion.dataset_plan import RECORD, DatasetPlan, is_finished,
 from nnunet_ssl.conversion.merge_files import replace_folder
 from nnunet_ssl.conversion.recipes import register
 from nnunet_ssl.errors import DataError
+from nnunet_ssl.parallel import run_jobs
 
 LOG = "converted.jsonl"
 SPLITS = "splits"
@@ -69,7 +70,7 @@ def write_dataset(
     ]
     failures: list[Outcome] = []
     with (building / LOG).open("a", encoding="utf-8") as log:
-        for outcome in run_jobs(jobs, processes, len(plan.cases)):
+        for outcome in convert_all(jobs, processes, len(plan.cases)):
             if outcome.record is None:
                 failures.append(outcome)
                 continue
@@ -115,27 +116,11 @@ def _completed(building: Path, plan: DatasetPlan, prints: Mapping[str, str]) -> 
     return records
 
 
-def run_jobs(jobs: Sequence[Job], processes: int, total: int) -> Iterator[Outcome]:
+def convert_all(jobs: Sequence[Job], processes: int, total: int) -> Iterator[Outcome]:
     """Outcomes of all jobs as they come, with a progress bar over ``total`` cases."""
-    from tqdm import tqdm
-
-    outcomes = _run(jobs, processes)
-    yield from tqdm(outcomes, desc="cases", total=total, initial=total - len(jobs), disable=None)
-
-
-def _run(jobs: Sequence[Job], processes: int) -> Iterator[Outcome]:
-    if processes <= 1 or len(jobs) <= 1:
-        yield from map(convert, jobs)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context, initializer=register) as pool:
-        futures = [pool.submit(convert, job) for job in jobs]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    outcomes = run_jobs(convert, jobs, processes, initializer=register)
+    for _, outcome in tqdm(outcomes, "cases", total=total, initial=total - len(jobs), disable=None):
+        yield outcome
 
 
 def _report(failures: Sequence[Outcome], total: int) -> str:

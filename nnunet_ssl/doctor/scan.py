@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +13,7 @@ from nnunet_ssl.doctor.facts import CaseFacts
 from nnunet_ssl.doctor.inventory import CaseFiles
 from nnunet_ssl.doctor.machine import available_memory
 from nnunet_ssl.doctor.reading import Reader, read_case
-from nnunet_ssl.errors import DataError
+from nnunet_ssl.parallel import run_jobs
 
 # Measured with 400^3 voxels, reader included: a worker peaks at 8 bytes per voxel of one channel stored as
 # int16, at 12 if stored as float32.
@@ -38,11 +35,11 @@ def scan(
     Raises:
         DataError: a worker was killed.
     """
-    workers = min(num_processes, affordable_workers(cases), len(cases))
+    workers = min(num_processes, affordable_workers(cases))
     read = partial(read_case, reader_class=reader_class)
     hidden = None if progress else True  # None: where nobody looks, as in a log file
-    results = tqdm(_results(cases, read, workers), total=len(cases), desc="Reading cases", disable=hidden)
-    by_position = dict(results)
+    results = run_jobs(read, cases, workers, few=_FEW)
+    by_position = dict(tqdm(results, total=len(cases), desc="Reading cases", disable=hidden))
     return [by_position[i] for i in range(len(cases))]
 
 
@@ -68,22 +65,3 @@ def _voxels(file: Path) -> int:
     for length in reader.GetSize():
         voxels *= length
     return int(voxels)
-
-
-def _results(
-    cases: Sequence[CaseFiles], read: partial[CaseFacts], workers: int
-) -> Iterator[tuple[int, CaseFacts]]:
-    if workers <= 1 or len(cases) <= _FEW:
-        yield from ((i, read(case)) for i, case in enumerate(cases))
-        return
-    # "spawn", as everywhere here: a fork after ITK or torch has started threads may hang
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        jobs = {pool.submit(read, case): i for i, case in enumerate(cases)}
-        try:
-            for job in as_completed(jobs):
-                yield jobs[job], job.result()
-        except BrokenProcessPool as error:
-            raise DataError(
-                "A process that read scans was killed, most likely for want of memory. Use fewer with -np, "
-                "for instance -np 1."
-            ) from error
