@@ -30,8 +30,8 @@ SMALL = {
 }
 
 
-# nnU-Net's own plan_and_preprocess, with workers that are forked: spawned ones import torch for seconds before
-# they work on data of milliseconds. The command as users type it runs in test_demo.py.
+# nnU-Net's own plan_and_preprocess, with workers that are forked: spawned ones import torch for seconds, for
+# data that takes milliseconds. The command as users type it runs in test_demo.py.
 PLAN = """
 import multiprocessing, os
 if hasattr(os, "fork"):
