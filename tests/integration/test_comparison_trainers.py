@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import distributed as dist
-from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_ssl.methods.base import total_loss
@@ -22,6 +18,7 @@ from nnunet_ssl.nn.ema import STUDENT, TEACHER, num_updates, teacher_and_student
 from nnunet_ssl.nn.multi_decoder import TRAINING_ONLY
 from tests.integration.conftest import Workspace
 from tests.integration.test_trainers import edited, losses
+from tests.unit.gloo import in_processes
 from tests.unit.toy import SPACES, generator, make_batch, nnunet_loss, stock_network
 
 pytestmark = pytest.mark.integration
@@ -198,14 +195,6 @@ def test_through_the_stock_commands(workspace: Workspace, tmp_path: Path, name: 
 # Two processes
 
 
-def worker(rank: int, folder: str) -> None:
-    if sys.platform == "linux":  # else gloo asks for the address of a host name that may have none
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
-    torch.save({name: distributed_steps(name, rank) for name in CASES}, f"{folder}/rank{rank}.pt")
-    dist.destroy_process_group()
-
-
 CASES = {
     f"{method} {space}": (method, SPACES[space])
     for method in (MEAN_TEACHER, BIDIRECTIONAL)
@@ -236,9 +225,12 @@ def distributed_steps(case: str, rank: int) -> dict[str, torch.Tensor]:
     return dict(pair.state_dict())
 
 
+def train_part(rank: int) -> dict[str, dict[str, torch.Tensor]]:
+    return {name: distributed_steps(name, rank) for name in CASES}
+
+
 def test_two_processes_stay_together(tmp_path: Path) -> None:
-    spawn(worker, (str(tmp_path),), nprocs=2)
-    one, two = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
+    one, two = in_processes(train_part, tmp_path)
     for case, weights in one.items():
         for key, value in weights.items():
             torch.testing.assert_close(value, two[case][key], msg=f"{case} {key}")

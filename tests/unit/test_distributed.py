@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import distributed as dist
 from torch import nn
-from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_ssl.masks import sample_masks
@@ -21,6 +16,7 @@ from nnunet_ssl.methods.base import Batch, Method, total_loss
 from nnunet_ssl.methods.supervised import Supervised
 from nnunet_ssl.methods.versemi import VerSemi, VerSemiConfig
 from nnunet_ssl.targets import LabelSpace
+from tests.unit.gloo import RANKS, in_processes
 from tests.unit.test_dbisl import dbisl_method, dbisl_network
 from tests.unit.toy import (
     SPACES,
@@ -35,7 +31,7 @@ pytestmark = pytest.mark.integration
 
 # nnU-Net's weights under DDP: the last is not 0, because every parameter must get a gradient
 WEIGHTS = tuple(w / 1.500001 for w in (1.0, 0.5, 1e-6))
-RANKS, STEPS = 2, 2
+STEPS = 2
 NAMES = ("Supervised", "VerSemi", "VerSemi task_info", "DBiSL", "DBiSL mean")
 CASES = [(m, s) for m in NAMES for s in ("one_class", "tasks")]
 
@@ -100,23 +96,17 @@ def train(method: Method, network: nn.Module, space: LabelSpace, rows: list[int]
     return {"gradients": gradients, "weights": [p.detach().clone() for p in network.parameters()]}
 
 
-def worker(rank: int, folder: str) -> None:
-    if sys.platform == "linux":  # else gloo asks for the address of a host name that may have none
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=RANKS)
+def train_part(rank: int) -> dict[tuple[str, str], Any]:
     results = {}
     for name, space in CASES:
         method, network = parts_of_method(name, SPACES[space])
         results[name, space] = train(method, DistributedDataParallel(network), SPACES[space], rows_of(rank))
-    torch.save(results, f"{folder}/rank{rank}.pt")
-    dist.destroy_process_group()
+    return results
 
 
 @pytest.fixture(scope="module")
 def distributed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ddp")
-    spawn(worker, (str(folder),), nprocs=RANKS)
-    return [torch.load(Path(folder) / f"rank{rank}.pt") for rank in range(RANKS)]
+    return in_processes(train_part, tmp_path_factory.mktemp("ddp"))
 
 
 @pytest.mark.parametrize(("name", "space"), CASES)

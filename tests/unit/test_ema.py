@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import sys
 
 import pytest
 import torch
-from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -20,6 +18,7 @@ from nnunet_ssl.nn.ema import (
     update_teacher,
 )
 from nnunet_ssl.nn.multi_decoder import TRAINING_ONLY, MultiDecoderUNet, for_inference
+from tests.unit.gloo import group
 from tests.unit.toy import SHAPES, Counting, stock_network
 
 BOTH = pytest.mark.parametrize("inference", [TEACHER, STUDENT])
@@ -165,16 +164,11 @@ def test_weights_of_stock_nnunet_reach_the_planned_names_and_then_the_other(tmp_
             assert torch.equal(extra(network, STUDENT)[n], p) and torch.equal(planned(network)[n], p)
 
 
-def test_wrappers_are_looked_through(tmp_path, monkeypatch):
-    if sys.platform == "linux":  # else gloo asks for the address of a host name that may have none
-        monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
+def test_wrappers_are_looked_through(tmp_path):
+    with group(tmp_path):
         for wrap in (Counting, DistributedDataParallel, lambda n: torch.compile(n, backend="eager")):
             network = pair(TEACHER)
             wrapped = wrap(network)
             start_other(wrapped)
             update_teacher(wrapped, 0.5)
             assert num_updates(wrapped) == num_updates(network) == 1
-    finally:
-        dist.destroy_process_group()

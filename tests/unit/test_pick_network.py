@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
-from torch import distributed as dist
 from torch import nn
-from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_ssl.methods.base import Batch, total_loss
 from nnunet_ssl.methods.pick import AUXILIARY, MIM, predict
 from nnunet_ssl.nn.multi_decoder import TRAINING_ONLY, MultiDecoderUNet, detached_decoder, for_inference
-from tests.unit.test_distributed import RANKS, STEPS, WEIGHTS, global_batch, part, rows_of
+from tests.unit.gloo import in_processes
+from tests.unit.test_distributed import STEPS, WEIGHTS, global_batch, part, rows_of
 from tests.unit.test_pick import pick_method, pick_network, step, values
 from tests.unit.toy import SHAPES, SPACES, generator, make_batch, stock_network
 
@@ -128,11 +123,10 @@ def fresh_compiler():
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize("strategy", ["attentive", "random_cubes"])
-def test_compiled_equals_uncompiled_through_warm_up_and_after(strategy, fresh_compiler):
+def test_compiled_equals_uncompiled_through_warm_up_and_after(fresh_compiler):
     """In one graph, and without a new one at each update; prediction in turn, as in an epoch."""
     space = SPACES["tasks"]
-    network, method = pick_network(space), pick_method(space, pick_mask=strategy)
+    network, method = pick_network(space), pick_method(space)
     compiled = torch.compile(network, backend="eager", fullgraph=True)
     torch._dynamo.utils.counters.clear()
     for n, progress in enumerate([0.1, 0.2, 0.3, 0.5, 0.9, 1.0]):
@@ -186,21 +180,13 @@ def train(name, space, rows, wrap):
     return {"gradients": gradients, "weights": [p.detach().clone() for p in network.parameters()]}
 
 
-def worker(rank, folder):
-    if sys.platform == "linux":  # else gloo asks for the address of a host name that may have none
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=RANKS)
-    results = {case: train(*case, rows_of(rank), DistributedDataParallel) for case in CASES}
-    torch.save(results, f"{folder}/rank{rank}.pt")
-    dist.destroy_process_group()
+def train_part(rank):
+    return {case: train(*case, rows_of(rank), DistributedDataParallel) for case in CASES}
 
 
 @pytest.fixture(scope="module")
 def distributed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ddp")
-    spawn(worker, (str(folder),), nprocs=RANKS)
-    return [torch.load(Path(folder) / f"rank{rank}.pt") for rank in range(RANKS)]
+    return in_processes(train_part, tmp_path_factory.mktemp("ddp"))
 
 
 @pytest.mark.integration

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from torch import distributed as dist
-from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_ssl.errors import ConfigError, TaskError
@@ -21,6 +16,7 @@ from nnunet_ssl.methods import propl
 from nnunet_ssl.methods.base import Batch, total_loss
 from nnunet_ssl.methods.propl import ProPL, ProPLConfig, own_pairs
 from nnunet_ssl.ramps import gaussian_ramp
+from tests.unit.gloo import RANKS, in_processes
 from tests.unit.test_prompting import network
 from tests.unit.toy import (
     SCALE_WEIGHTS,
@@ -516,8 +512,6 @@ def test_compiled_step_and_prediction():
 
 # Two processes give the gradients of one with the same global batch
 
-RANKS = 2
-
 
 class DropoutBySample:
     """Stands in for ``sample_dropout``: the global batch's factors of this rank's samples."""
@@ -551,20 +545,14 @@ def train(rows, wrap=lambda n: n):
     return [p.grad for p in made.parameters()], [p.detach() for p in made.parameters()]
 
 
-def worker(rank, folder):
-    if sys.platform == "linux":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=RANKS)
-    torch.save(train([rank, rank + RANKS], DistributedDataParallel), f"{folder}/rank{rank}.pt")
-    dist.destroy_process_group()
+def train_part(rank):
+    return train([rank, rank + RANKS], DistributedDataParallel)
 
 
 @pytest.mark.integration
 def test_two_processes_equal_one(tmp_path, monkeypatch):
     monkeypatch.setattr(propl, "sample_dropout", sample_dropout)  # restored afterwards
-    spawn(worker, (str(tmp_path),), nprocs=RANKS)
     one = train([0, 1, 2, 3])
-    for rank in range(RANKS):
-        two = torch.load(Path(tmp_path) / f"rank{rank}.pt")
+    for two in in_processes(train_part, tmp_path):
         for mine, theirs in zip([*one[0], *one[1]], [*two[0], *two[1]], strict=True):
             assert torch.allclose(mine, theirs, atol=1e-5)
