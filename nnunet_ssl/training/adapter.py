@@ -270,10 +270,12 @@ class SSLTrainer(nnUNetTrainer, ABC):
         if getattr(self.method_config, "task_info", False):
             unknown = [case for case in files if self.task_table.known_task_of(case) < 0]
             if unknown:
+                optional = any(f.name == "task_info" for f in dataclasses.fields(self.method_config))
                 raise TaskError(
-                    f"task_info=true needs the task of every unlabelled case, but {len(unknown)} bear no "
-                    "task's prefix: "
-                    f"{', '.join(sorted(unknown)[:10])}. Rename them or set task_info=false."
+                    f"{'task_info=true' if optional else type(self).__name__} needs the task of every "
+                    f"unlabelled case, but {len(unknown)} bear no task's prefix: "
+                    f"{', '.join(sorted(unknown)[:10])}. Rename them"
+                    f"{' or set task_info=false' if optional else ''}."
                 )
         self.print_to_log_file(f"{len(train)} labelled and {len(files)} unlabelled training cases")
         return files
@@ -415,7 +417,10 @@ class SSLTrainer(nnUNetTrainer, ABC):
                 super().perform_actual_validation(save_probabilities)
         if self.local_rank == 0:
             names = [self.task_table.tasks[t].name for t in val_tasks]
-            dice = merge_task_validations(Path(fold_folder), names)
+            by_value = merge_task_validations(Path(fold_folder), names)
+            dice = {
+                p.label: by_value[str(p.value)] for p in self.task_table.prompts if str(p.value) in by_value
+            }
             shutil.rmtree(os.path.join(fold_folder, "validation_by_task"))
             self.print_to_log_file("Mean Validation Dice by label, each on its own task's cases:", dice)
             self.print_to_log_file("Mean Validation Dice: ", float(np.nanmean(list(dice.values()))))

@@ -67,6 +67,7 @@ def names(folder: Path, file: str) -> set[str]:
     return {str(p.parent.relative_to(folder / "runs")) for p in (folder / "runs").rglob(file)}
 
 
+@pytest.mark.filterwarnings("ignore:The distutils package is deprecated")  # of what nnU-Net imports
 def test_from_dry_run_to_report(
     here: Workspace, runner: InProcess, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

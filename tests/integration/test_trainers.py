@@ -104,6 +104,12 @@ def test_online_validation_counts_own_labels_only(make_trainer: Make) -> None:
     assert counted[1] == counted[2] == 0
 
 
+def assert_same_losses(mine: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> None:
+    """But for the last bits: where an array lies in memory changes the order of a sum."""
+    for one, other in zip(mine, theirs, strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+
+
 def test_labels_of_unlabelled_cases_are_never_read(make_trainer: Make, here: Workspace) -> None:
     folder = here.preprocessed(ONE) / "nnUNetPlans_3d_fullres"
     files = [folder / f"{case}{ending}" for case in hidden(here, ONE) for ending in ("_seg.b2nd", ".pkl")]
@@ -113,10 +119,10 @@ def test_labels_of_unlabelled_cases_are_never_read(make_trainer: Make, here: Wor
     try:
         for file in files:
             file.write_bytes(b"poison")
-        assert losses(make_trainer(ONE, VERSEMI)) == truth
+        assert_same_losses(losses(make_trainer(ONE, VERSEMI)), truth)
         for file in files:
             file.unlink()
-        assert losses(make_trainer(ONE, VERSEMI)) == truth
+        assert_same_losses(losses(make_trainer(ONE, VERSEMI)), truth)
     finally:
         for file, content in backup.items():
             file.write_bytes(content)

@@ -236,7 +236,7 @@ def test_the_patch_may_be_smaller_where_stages_are_cut(plans):
         ("mask=sphere", "mask: expected one of box, slice, got 'sphere'"),
         (
             "epochs=3",
-            r"Unknown key\(s\) epochs\. Plan values: features_per_stage, .*Options: .*mask, num_epochs",
+            r"Unknown key\(s\) epochs\. Plan values: features_per_stage, .*Options: .*mask, .*num_epochs",
         ),
     ],
 )
