@@ -17,10 +17,16 @@ import sys
 from collections.abc import Callable
 
 import torch
-from dynamic_network_architectures.architectures.unet import PlainConvUNet
-from dynamic_network_architectures.initialization.weight_init import InitWeights_He
-from timing import Step, arguments, images_and_targets, measure, nnunet_loss, scale_weights, training_step
-from torch import nn
+from timing import (
+    Step,
+    arguments,
+    images_and_targets,
+    measure,
+    planned,
+    scale_weights,
+    stock_step,
+    training_step,
+)
 
 from nnunet_ssl.methods.base import Batch, total_loss
 from nnunet_ssl.methods.propl import ProPL, ProPLConfig
@@ -33,44 +39,13 @@ PASSES = (0, 2, 4)
 TOKENS, WIDTH = 24, 768  # BERT's, as in the paper
 
 
-def planned(features: list[int], num_classes: int) -> nn.Module:
-    """The 2D network that nnU-Net would plan: two convolutions per stage, instance norm, deep supervision."""
-    stages = len(features)
-    network = PlainConvUNet(
-        input_channels=1,
-        n_stages=stages,
-        features_per_stage=features,
-        conv_op=nn.Conv2d,
-        kernel_sizes=3,
-        strides=[1] + [2] * (stages - 1),
-        n_conv_per_stage=2,
-        num_classes=num_classes,
-        n_conv_per_stage_decoder=2,
-        conv_bias=True,
-        norm_op=nn.InstanceNorm2d,
-        norm_op_kwargs={"eps": 1e-5, "affine": True},
-        nonlin=nn.LeakyReLU,
-        nonlin_kwargs={"inplace": True},
-        deep_supervision=True,
-    )
-    network.apply(InitWeights_He(1e-2))
-    return network
-
-
-def stock_step(args: argparse.Namespace, labels: int) -> Step:
-    """One step of nnU-Net on all images."""
-    network, loss = planned(args.features, labels + 1).to(args.device), nnunet_loss(args)
-    images, targets = images_and_targets(2 * args.batch, args, labels + 1)
-    return training_step(network, lambda: loss(network(images), targets))
-
-
 def propl_step(args: argparse.Namespace, labels: int, passes: int) -> Step:
     """One step of ProPL."""
     table = TaskTable({"background": 0} | {f"label{k}": k for k in range(1, labels + 1)})
     strides = [1] + [2] * (len(args.features) - 1)
     config = ProPLConfig(perturbations=passes)
     network = build_propl_unet(
-        lambda: planned(args.features, 1),
+        lambda: planned(args.features, 1, len(args.patch)),
         config.decoders,
         PromptTokens(torch.randn(labels, TOKENS, WIDTH)),
         stages_to_prompt(args.patch, strides, config.prompted_voxels),
@@ -90,7 +65,7 @@ def variants(args: argparse.Namespace) -> dict[str, Callable[[], Step]]:
     """Every variant by name; the last part of a name says which stock step it is compared with."""
     made: dict[str, Callable[[], Step]] = {}
     for labels in (1, 2):
-        made[f"stock K={labels}"] = lambda k=labels: stock_step(args, k)
+        made[f"stock K={labels}"] = lambda k=labels: stock_step(args, 2 * args.batch, k + 1)
         for passes in PASSES if labels == 1 else (2,):
             made[f"propl N={passes} K={labels}"] = lambda k=labels, n=passes: propl_step(args, k, n)
     return made

@@ -37,21 +37,21 @@ Variants = Callable[[argparse.Namespace], dict[str, Callable[[], Step]]]
 # What steps are made of
 
 
-def planned(features: list[int], num_classes: int) -> nn.Module:
+def planned(features: list[int], num_classes: int, dim: int = 3) -> nn.Module:
     """The network that nnU-Net would plan: two convolutions per stage, instance norm, deep supervision."""
     stages = len(features)
     network = PlainConvUNet(
         input_channels=1,
         n_stages=stages,
         features_per_stage=features,
-        conv_op=nn.Conv3d,
+        conv_op=nn.Conv2d if dim == 2 else nn.Conv3d,
         kernel_sizes=3,
         strides=[1] + [2] * (stages - 1),
         n_conv_per_stage=2,
         num_classes=num_classes,
         n_conv_per_stage_decoder=2,
         conv_bias=True,
-        norm_op=nn.InstanceNorm3d,
+        norm_op=nn.InstanceNorm2d if dim == 2 else nn.InstanceNorm3d,
         norm_op_kwargs={"eps": 1e-5, "affine": True},
         nonlin=nn.LeakyReLU,
         nonlin_kwargs={"inplace": True},
@@ -90,7 +90,8 @@ def images_and_targets(count: int, args: argparse.Namespace, num_classes: int) -
 
 def stock_step(args: argparse.Namespace, count: int, num_classes: int) -> Step:
     """One step of nnU-Net on ``count`` patches at once."""
-    network, loss = planned(args.features, num_classes).to(args.device), nnunet_loss(args)
+    network = planned(args.features, num_classes, len(args.patch)).to(args.device)
+    loss = nnunet_loss(args)
     images, targets = images_and_targets(count, args, num_classes)
     return training_step(network, lambda: loss(network(images), targets))
 

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -23,7 +18,7 @@ from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunet_ssl.nn.multi_decoder import TRAINING_ONLY
 from tests.integration.conftest import Workspace
 from tests.integration.test_trainers import edited, losses
-from tests.integration.test_training import history
+from tests.integration.test_training import assert_resumed_equals_whole, history
 
 pytestmark = pytest.mark.integration
 
@@ -111,27 +106,7 @@ def test_resumed_equals_uninterrupted(pick: Workspace) -> None:
     """Killed in the warm-up, continued beyond it."""
     for name in ("pick_whole", "pick_killed"):
         pick.configure(901, name, "patch_size=16,24,24", "num_epochs=4", "warmup=0.5")
-    train = ("nnUNetv2_train", "901", "3d_fullres", "0", "-tr", PICK, "-device", "cpu")
-    folder = pick.fold(ONE, PICK, "pick_killed")
-    process = subprocess.Popen(
-        [str(Path(sys.executable).parent / train[0]), *train[1:], "-p", "pick_killed"],
-        env={**os.environ, **pick.env},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 300
-    while not (folder / "checkpoint_latest.pth").is_file() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (folder / "checkpoint_final.pth").is_file(), "finished before it was killed"
-    pick.run(*train, "-p", "pick_killed", "--c")
-    pick.run(*train, "-p", "pick_whole")
-    resumed = history(folder / "checkpoint_final.pth")
-    whole = history(pick.fold(ONE, PICK, "pick_whole") / "checkpoint_final.pth")
-    assert resumed.keys() == whole.keys()
-    for key, values in whole.items():
-        np.testing.assert_allclose(resumed[key], values, rtol=1e-3, err_msg=key)  # last bits grow
+    assert_resumed_equals_whole(pick, PICK, "pick_killed", "pick_whole")
 
 
 # In this process

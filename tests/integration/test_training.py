@@ -17,6 +17,8 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from tests.integration.conftest import Workspace
+
 pytestmark = pytest.mark.integration
 
 ONE, BOTH = "Dataset901_One", "Dataset903_Both"
@@ -27,6 +29,31 @@ def history(checkpoint: Path) -> dict[str, list[float]]:
     """Loss curves of a checkpoint, our terms included."""
     logging = torch.load(checkpoint, weights_only=False)["logging"]
     return {k: v for k, v in logging.items() if k.startswith("ssl") or k in ("train_losses", "val_losses")}
+
+
+def assert_resumed_equals_whole(work: Workspace, trainer: str, killed: str, whole: str) -> None:
+    """Train on 901 twice, once killed in the middle and continued: the curves are the same."""
+    train = ("901", "3d_fullres", "0", "-tr", trainer, "-device", "cpu")
+    folder = work.fold(ONE, trainer, killed)
+    process = subprocess.Popen(
+        [str(Path(sys.executable).parent / "nnUNetv2_train"), *train, "-p", killed],
+        env={**os.environ, **work.env},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 300
+    while not (folder / "checkpoint_latest.pth").is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "checkpoint_final.pth").is_file(), "finished before it was killed"
+    work.run("nnUNetv2_train", *train, "-p", killed, "--c")
+    work.run("nnUNetv2_train", *train, "-p", whole)
+    resumed = history(folder / "checkpoint_final.pth")
+    uninterrupted = history(work.fold(ONE, trainer, whole) / "checkpoint_final.pth")
+    assert resumed.keys() == uninterrupted.keys()
+    for key, values in uninterrupted.items():
+        np.testing.assert_allclose(resumed[key], values, rtol=1e-3, err_msg=key)  # last bits grow
 
 
 @pytest.fixture(scope="module")
@@ -89,30 +116,10 @@ def test_predict_val_and_val_best(trained: Path, workspace: Any, tmp_path: Path)
         assert (trained / "validation" / "summary.json").is_file()
 
 
-def test_resumed_equals_uninterrupted(workspace: Any) -> None:
+def test_resumed_equals_uninterrupted(workspace: Workspace) -> None:
     for name in ("whole", "killed"):
         workspace.configure(901, name, "patch_size=16,24,24", "num_epochs=4")
-    train = ("nnUNetv2_train", "901", "3d_fullres", "0", "-tr", VERSEMI, "-device", "cpu")
-    folder = workspace.fold(ONE, VERSEMI, "killed")
-    process = subprocess.Popen(
-        [str(Path(sys.executable).parent / train[0]), *train[1:], "-p", "killed"],
-        env={**os.environ, **workspace.env},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 300
-    while not (folder / "checkpoint_latest.pth").is_file() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (folder / "checkpoint_final.pth").is_file(), "finished before it was killed"
-    workspace.run(*train, "-p", "killed", "--c")
-    workspace.run(*train, "-p", "whole")
-    resumed = history(folder / "checkpoint_final.pth")
-    whole = history(workspace.fold(ONE, VERSEMI, "whole") / "checkpoint_final.pth")
-    assert resumed.keys() == whole.keys()
-    for key, values in whole.items():
-        np.testing.assert_allclose(resumed[key], values, rtol=1e-3, err_msg=key)  # last bits grow
+    assert_resumed_equals_whole(workspace, VERSEMI, "killed", "whole")
 
 
 def test_continuing_with_other_options_is_refused(trained: Path, workspace: Any) -> None:
