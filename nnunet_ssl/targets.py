@@ -21,6 +21,11 @@ Outputs = Tensor | Sequence[Tensor]
 SegmentationLoss = Callable[[Outputs, Outputs], Tensor]
 
 
+def full_resolution(outputs: Outputs) -> Tensor:
+    """What a network gives at the full resolution: its output, or the first with deep supervision."""
+    return outputs if isinstance(outputs, Tensor) else outputs[0]
+
+
 @dataclass(frozen=True)
 class LabelSpace:
     """The tasks of a dataset as methods need them.

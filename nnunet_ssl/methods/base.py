@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from nnunet_ssl.targets import full_resolution
+
 Terms = dict[str, tuple[Tensor, float]]
 
 
@@ -84,8 +86,7 @@ class Method(ABC):
             Logits (U, channels, *spatial), by default what the network predicts; and, if the method has a
             second view of the same, its logits, or log-odds (U, 1, *spatial) of any foreground.
         """
-        outputs = network(images)
-        return [outputs if isinstance(outputs, Tensor) else outputs[0]]
+        return [full_resolution(network(images))]
 
     def preview(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> list[list[Panel]]:
         """Strips of pictures, one a sample, drawn every ``preview_every`` epochs; none by default.

@@ -17,7 +17,7 @@ from nnunet_ssl.methods.base import Batch, Method, Terms
 from nnunet_ssl.nn.ema import STUDENT, num_updates, start_other, update_teacher
 from nnunet_ssl.nn.multi_decoder import MultiDecoderUNet
 from nnunet_ssl.ramps import gaussian_ramp
-from nnunet_ssl.targets import LabelSpace, Outputs, SegmentationLoss, partial_label_loss
+from nnunet_ssl.targets import LabelSpace, Outputs, SegmentationLoss, full_resolution, partial_label_loss
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,11 @@ class MeanTeacher(Method):
 
         def run(parts: MultiDecoderUNet, images: Tensor) -> tuple[Outputs, Tensor | None]:
             with torch.no_grad():
-                taught = None if for_teacher is None else _full(parts.decoder(parts.encoder(for_teacher)))
+                taught = (
+                    None
+                    if for_teacher is None
+                    else full_resolution(parts.decoder(parts.encoder(for_teacher)))
+                )
             return parts.extra(STUDENT)(images), taught
 
         outputs, taught = network(images, run)
@@ -82,7 +86,7 @@ class MeanTeacher(Method):
         targets = batch.targets if self.deep_supervision else batch.targets[0]
         terms = {"labeled": (partial_label_loss(self.loss, labeled, targets, batch.tasks, self.space), 1.0)}
         if taught is not None:
-            difference = self._probability(_full(outputs)[count:]) - self._probability(taught)
+            difference = self._probability(full_resolution(outputs)[count:]) - self._probability(taught)
             weight = self.config.weight_unlabeled * gaussian_ramp(progress, self.config.ramp_length)
             terms["unlabeled"] = (difference.square().mean(), weight)
         return terms
@@ -97,7 +101,10 @@ class MeanTeacher(Method):
         """The teacher's, then the student's view."""
 
         def run(parts: MultiDecoderUNet, images: Tensor) -> list[Tensor]:
-            return [_full(parts.decoder(parts.encoder(images))), _full(parts.extra(STUDENT)(images))]
+            return [
+                full_resolution(parts.decoder(parts.encoder(images))),
+                full_resolution(parts.extra(STUDENT)(images)),
+            ]
 
         views: list[Tensor] = network(images, run)
         return views
@@ -111,11 +118,6 @@ class MeanTeacher(Method):
 
     def _probability(self, logits: Tensor) -> Tensor:
         return logits.float().sigmoid() if self.space.table.has_regions else logits.float().softmax(1)
-
-
-def _full(outputs: Outputs) -> Tensor:
-    """The full resolution."""
-    return outputs if isinstance(outputs, Tensor) else outputs[0]
 
 
 def _required(tensor: Tensor | None) -> Tensor:

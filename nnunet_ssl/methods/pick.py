@@ -24,7 +24,7 @@ from nnunet_ssl.masks import cube_grid_masks, mix, resize_masks, sample_masks
 from nnunet_ssl.methods.base import Batch, Method, Panel, Terms
 from nnunet_ssl.nn.multi_decoder import MultiDecoderUNet
 from nnunet_ssl.ramps import gaussian_ramp
-from nnunet_ssl.targets import LabelSpace, Outputs, SegmentationLoss, partial_label_loss
+from nnunet_ssl.targets import LabelSpace, Outputs, SegmentationLoss, full_resolution, partial_label_loss
 
 MIM, AUXILIARY = "mim", "auxiliary"  # names of the decoders that only training needs
 
@@ -152,7 +152,7 @@ class PICK(Method):
         if chain.rebuilt is not None:  # eq. 10
             terms["mim_unlabeled"] = (self._mim_loss(chain, images, unknown), weight * config.weight_mim)
         if chain.auxiliary is not None:  # eq. 9
-            aux = self.full_loss(_full(chain.auxiliary)[unknown], chain.pseudo[unknown])
+            aux = self.full_loss(full_resolution(chain.auxiliary)[unknown], chain.pseudo[unknown])
             terms["aux_unlabeled"] = (aux, weight * config.weight_auxiliary)
         return terms | watched | self._watch(chain.pseudo, unknown, "unlabeled")
 
@@ -241,7 +241,7 @@ class PICK(Method):
         drawn = self._draw(images, generator)
         chain = network(images, partial(self.run, count=len(images), drawn=drawn))
         assert chain.auxiliary is not None
-        return [_full(chain.primary), _full(chain.auxiliary)]
+        return [full_resolution(chain.primary), full_resolution(chain.auxiliary)]
 
     def preview(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> list[list[Panel]]:
         """A labelled and, if there is one, an unlabelled sample: image to auxiliary prediction."""
@@ -264,7 +264,7 @@ class PICK(Method):
         if chain.rebuilt is not None:
             strip.append(Panel("rebuilt", chain.rebuilt[row, 0]))
         if chain.auxiliary is not None:
-            segmented = self._label_map(self.space.hard(_full(chain.auxiliary)))
+            segmented = self._label_map(self.space.hard(full_resolution(chain.auxiliary)))
             strip.append(Panel("auxiliary", segmented[row], "labels"))
         return strip
 
@@ -287,10 +287,10 @@ def predict(parts: MultiDecoderUNet, images: Tensor, count: int, space: LabelSpa
     primary = parts.decoder(parts.encoder(images[:count]))
     dropout = [m for m in parts.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.training]
     rest = images if dropout else images[count:]
-    logits = [] if dropout else [_full(primary).detach()]
+    logits = [] if dropout else [full_resolution(primary).detach()]
     if len(rest):
         with torch.no_grad(), _switched_off(dropout):
-            logits.append(_full(parts.decoder(parts.encoder(rest))))
+            logits.append(full_resolution(parts.decoder(parts.encoder(rest))))
     return primary, space.hard(torch.cat(logits))
 
 
@@ -316,11 +316,6 @@ def _switched_off(modules: Sequence[nn.Module]) -> Iterator[None]:
     finally:
         for module in modules:
             module.train()
-
-
-def _full(outputs: Outputs) -> Tensor:
-    """The full resolution."""
-    return outputs if isinstance(outputs, Tensor) else outputs[0]
 
 
 def _rows(outputs: Outputs, rows: slice) -> Outputs:
