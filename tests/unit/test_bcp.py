@@ -25,10 +25,13 @@ from tests.unit.toy import (
     dice_ce,
     downsample,
     generator,
+    gradients,
     label_map,
     make_batch,
     nnunet_loss,
+    step,
     stock_network,
+    values,
 )
 
 TASKS, ORGAN = SPACES["tasks"], SPACES["one_class"]
@@ -48,20 +51,6 @@ def networks(space=TASKS, dim=2, deep_supervision=True):
     pair = teacher_and_student(first, second, STUDENT)
     update_teacher(pair, 0.9)
     return pair
-
-
-def step(method, network, batch, seed=0, progress=0.5):
-    return method.losses(network, batch, progress, generator(seed))
-
-
-def values(terms):
-    return {name: value.item() for name, (value, _) in terms.items()}
-
-
-def gradients(loss, network):
-    learning = {n: p for n, p in network.named_parameters() if p.requires_grad}
-    grads = torch.autograd.grad(loss, list(learning.values()), allow_unused=True, retain_graph=True)
-    return {n: g for n, g in zip(learning, grads, strict=True) if g is not None}
 
 
 NAMES = ["labeled", "unlabeled", "foreground_unlabeled"]

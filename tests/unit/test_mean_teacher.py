@@ -17,7 +17,17 @@ from nnunet_ssl.methods.mean_teacher import MeanTeacher, MeanTeacherConfig
 from nnunet_ssl.methods.supervised import Supervised
 from nnunet_ssl.nn.ema import STUDENT, TEACHER, start_other, teacher_and_student, update_teacher
 from nnunet_ssl.nn.multi_decoder import TRAINING_ONLY
-from tests.unit.toy import SPACES, Counting, generator, make_batch, nnunet_loss, stock_network
+from tests.unit.toy import (
+    SPACES,
+    Counting,
+    generator,
+    gradients,
+    make_batch,
+    nnunet_loss,
+    step,
+    stock_network,
+    values,
+)
 
 TASKS = SPACES["tasks"]
 
@@ -34,20 +44,6 @@ def networks(space=TASKS, dim=2, deep_supervision=True):
     pair = teacher_and_student(first, second, TEACHER)
     update_teacher(pair, 0.9)
     return pair
-
-
-def step(method, network, batch, seed=0, progress=0.5):
-    return method.losses(network, batch, progress, generator(seed))
-
-
-def values(terms):
-    return {name: value.item() for name, (value, _) in terms.items()}
-
-
-def gradients(loss, network):
-    learning = {n: p for n, p in network.named_parameters() if p.requires_grad}
-    grads = torch.autograd.grad(loss, list(learning.values()), allow_unused=True, retain_graph=True)
-    return {n: g for n, g in zip(learning, grads, strict=True) if g is not None}
 
 
 def assert_sound(terms, network):

@@ -30,6 +30,7 @@ from tests.unit.toy import (
     Counting,
     as_target,
     as_targets,
+    assert_sound,
     dice_ce,
     downsample,
     generator,
@@ -39,7 +40,9 @@ from tests.unit.toy import (
     nnunet_loss,
     passthrough,
     prompted_network,
+    step,
     stock_network,
+    values,
 )
 
 # Building any method
@@ -123,26 +126,6 @@ MAIN = ("Supervised", "UniSeMi", "VerSemi", "VerSemi task_info", "VerSemi batch_
 EACH_MAIN_METHOD = pytest.mark.parametrize("case", [METHODS[name] for name in MAIN], ids=MAIN)
 UNLABELED = {name: case for name, case in METHODS.items() if "unlabeled" in case.terms}
 WITH_UNLABELED = pytest.mark.parametrize("case", UNLABELED.values(), ids=UNLABELED.keys())
-
-
-def step(method, network, batch, seed=0, progress=0.5):
-    return method.losses(network, batch, progress, generator(seed))
-
-
-def values(terms):
-    return {name: value.item() for name, (value, _) in terms.items()}
-
-
-def assert_sound(terms, network, watched=()):
-    """Finite values, weights and gradients."""
-    for name, (value, weight) in terms.items():
-        assert value.ndim == 0 and torch.isfinite(value), name
-        if name in watched:
-            assert weight == 0 and not value.requires_grad, name
-            continue
-        assert weight > 0, name
-        assert all(torch.isfinite(g).all() for g in gradients(value, network).values()), name
-    assert torch.isfinite(total_loss(terms))
 
 
 # Invariants of every method

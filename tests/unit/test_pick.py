@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from nnunet_ssl.methods.supervised import Supervised
 from nnunet_ssl.nn.multi_decoder import MultiDecoderUNet, detached_decoder
 from nnunet_ssl.ramps import gaussian_ramp
 from nnunet_ssl.training.previews import save_previews
+from tests.unit import toy
 from tests.unit.toy import (
     SHAPES,
     SPACES,
@@ -28,12 +30,15 @@ from tests.unit.toy import (
     label_map,
     make_batch,
     nnunet_loss,
+    step,
     stock_network,
+    values,
 )
 
 LABELED = ("primary", "mim_labeled", "aux_labeled")
 UNLABELED = ("mim_unlabeled", "aux_unlabeled")
 WATCHED = tuple(f"{what}_{name}" for name in ("labeled", "unlabeled") for what in ("empty", "foreground"))
+assert_sound = partial(toy.assert_sound, watched=WATCHED)
 STRATEGIES = ("attentive", "background", "random_cubes", "random_block")
 
 
@@ -51,23 +56,6 @@ def pick_network(space, dim=2, deep_supervision=True, decoders=(MIM, AUXILIARY))
     }
     planned = stock_network(channels, dim, deep_supervision)
     return MultiDecoderUNet(planned, **{name: made[name] for name in decoders})
-
-
-def step(method, network, batch, seed=0, progress=0.5):
-    return method.losses(network, batch, progress, generator(seed))
-
-
-def values(terms):
-    return {name: value.item() for name, (value, _) in terms.items()}
-
-
-def assert_sound(terms, network):
-    for name, (value, weight) in terms.items():
-        assert value.ndim == 0 and torch.isfinite(value), name
-        assert (weight == 0) == (name in WATCHED)
-        if weight:
-            assert all(torch.isfinite(g).all() for g in gradients(value, network).values()), name
-    assert torch.isfinite(total_loss(terms))
 
 
 # Any kind of data

@@ -13,8 +13,8 @@ from nnunet_ssl.methods.pick import AUXILIARY, MIM, predict
 from nnunet_ssl.nn.multi_decoder import TRAINING_ONLY, MultiDecoderUNet, detached_decoder, for_inference
 from tests.unit.gloo import in_processes
 from tests.unit.test_distributed import STEPS, WEIGHTS, global_batch, part, rows_of
-from tests.unit.test_pick import pick_method, pick_network, step, values
-from tests.unit.toy import SHAPES, SPACES, generator, make_batch, stock_network
+from tests.unit.test_pick import pick_method, pick_network
+from tests.unit.toy import SHAPES, SPACES, generator, make_batch, step, stock_network, values
 
 # Prediction
 

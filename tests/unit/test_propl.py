@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from nnunet_ssl.methods import propl
 from nnunet_ssl.methods.base import Batch, total_loss
 from nnunet_ssl.methods.propl import ProPL, ProPLConfig, own_pairs
 from nnunet_ssl.ramps import gaussian_ramp
+from tests.unit import toy
 from tests.unit.gloo import RANKS, in_processes
 from tests.unit.test_prompting import network
 from tests.unit.toy import (
@@ -28,6 +30,8 @@ from tests.unit.toy import (
     gradients,
     label_map,
     make_batch,
+    step,
+    values,
 )
 
 OPTIONS = {
@@ -48,6 +52,7 @@ EACH = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 UNLABELED = {name: options for name, options in OPTIONS.items() if name != "supervised"}
 EACH_UNLABELED = pytest.mark.parametrize("options", UNLABELED.values(), ids=UNLABELED.keys())
 WATCHED = ("uncertainty", "pseudo_foreground")
+assert_sound = partial(toy.assert_sound, watched=WATCHED)
 
 
 def build(space, dim=2, deep_supervision=True, batch_dice=False, **options):
@@ -55,23 +60,6 @@ def build(space, dim=2, deep_supervision=True, batch_dice=False, **options):
     made = network(space, dim, deep_supervision, decoders=config.decoders, inference=config.inference)
     weights = SCALE_WEIGHTS if deep_supervision else (1.0,)
     return ProPL(config, space, weights, made.bottleneck, batch_dice), made
-
-
-def step(method, made, batch, seed=0, progress=0.5):
-    return method.losses(made, batch, progress, generator(seed))
-
-
-def values(terms):
-    return {name: value.item() for name, (value, _) in terms.items()}
-
-
-def assert_sound(terms, made):
-    for name, (value, weight) in terms.items():
-        assert value.ndim == 0 and torch.isfinite(value), name
-        assert (weight == 0) == (name in WATCHED)
-        if weight:
-            assert all(torch.isfinite(g).all() for g in gradients(value, made).values()), name
-    assert torch.isfinite(total_loss(terms))
 
 
 # Pseudo-labels

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
@@ -10,7 +12,7 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch import Tensor, nn
 
-from nnunet_ssl.methods.base import Batch
+from nnunet_ssl.methods.base import Batch, Method, Terms, total_loss
 from nnunet_ssl.nn.dynamic_head import HEAD_LAYERS, HEAD_WIDTH, FilterController, prompt_vectors
 from nnunet_ssl.nn.prompted_unet import Prompted, PromptedUNet
 from nnunet_ssl.targets import LabelSpace
@@ -214,7 +216,30 @@ def dice_ce(z: Tensor, y: Tensor, valid: Tensor | None = None) -> float:
 
 
 def gradients(loss: Tensor, network: nn.Module) -> dict[str, Tensor]:
-    """Gradients of the parameters that the loss reaches."""
-    names, parameters = zip(*network.named_parameters(), strict=True)
-    values = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
-    return {n: g for n, g in zip(names, values, strict=True) if g is not None}
+    """Gradients of the parameters that learn and that the loss reaches."""
+    learning = {n: p for n, p in network.named_parameters() if p.requires_grad}
+    grads = torch.autograd.grad(loss, list(learning.values()), allow_unused=True, retain_graph=True)
+    return {n: g for n, g in zip(learning, grads, strict=True) if g is not None}
+
+
+# Terms of a method
+
+
+def step(method: Method, network: nn.Module, batch: Batch, seed: int = 0, progress: float = 0.5) -> Terms:
+    return method.losses(network, batch, progress, generator(seed))
+
+
+def values(terms: Terms) -> dict[str, float]:
+    return {name: value.item() for name, (value, _) in terms.items()}
+
+
+def assert_sound(terms: Terms, network: nn.Module, watched: Sequence[str] = ()) -> None:
+    """Finite values, weights and gradients; what is watched, and nothing else, has no weight."""
+    for name, (value, weight) in terms.items():
+        assert value.ndim == 0 and torch.isfinite(value), name
+        if name in watched:
+            assert weight == 0 and not value.requires_grad, name
+            continue
+        assert weight > 0, name
+        assert all(torch.isfinite(g).all() for g in gradients(value, network).values()), name
+    assert torch.isfinite(total_loss(terms))
