@@ -19,7 +19,6 @@ place of predictions and labels, with the gradient passed through.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
@@ -28,9 +27,8 @@ import torch
 from distance_transform import ellipsoids
 from timing import (
     Step,
-    arguments,
+    compare_to_stock,
     images_and_targets,
-    measure,
     nnunet_loss,
     planned,
     stock_step,
@@ -88,11 +86,5 @@ def variants(args: argparse.Namespace) -> dict[str, Callable[[], Step]]:
     return made
 
 
-def main() -> None:
-    """Measure, print the table, write the JSON."""
-    args = arguments(__doc__).parse_args()
-    measure(variants, dict.fromkeys(variants(args), "stock"), args)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    compare_to_stock(__doc__, variants)

@@ -178,7 +178,7 @@ def _resident() -> float:
 # Command line
 
 
-def arguments(description: str) -> argparse.ArgumentParser:
+def arguments(description: str | None) -> argparse.ArgumentParser:
     """What every cost benchmark takes."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -218,3 +218,9 @@ def measure(variants: Variants, reference: Mapping[str, str], args: argparse.Nam
         }
         args.o.parent.mkdir(parents=True, exist_ok=True)
         args.o.write_text(json.dumps({"settings": settings, "seconds": seconds, "peak_MiB": peaks}, indent=1))
+
+
+def compare_to_stock(description: str | None, variants: Variants) -> None:
+    """Command line of a benchmark whose variants are all compared with the one called ``stock``."""
+    args = arguments(description).parse_args()
+    measure(variants, dict.fromkeys(variants(args), "stock"), args)
