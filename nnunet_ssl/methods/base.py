@@ -48,6 +48,18 @@ class Batch:
     unlabeled: Tensor | None = None
     unlabeled_tasks: Tensor | None = None
 
+    def need_unlabeled(self) -> Tensor:
+        """``unlabeled``; ``ValueError`` if the batch has none."""
+        if self.unlabeled is None:
+            raise ValueError("The method needs unlabelled images, but the batch has none.")
+        return self.unlabeled
+
+    def need_tasks(self) -> Tensor:
+        """``unlabeled_tasks``; ``ValueError`` if the batch has none."""
+        if self.unlabeled_tasks is None:
+            raise ValueError("The method needs the tasks of unlabelled images, but the batch has none.")
+        return self.unlabeled_tasks
+
 
 class Method(ABC):
     """A paper. Subclasses are final; ``losses`` reads like its equations."""

@@ -10,7 +10,6 @@ Shapes: B labelled and U unlabelled samples, N mixes; M is 0 in the box and 1 ou
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,8 +22,6 @@ from nnunet_ssl.methods.base import Batch, Method, Terms
 from nnunet_ssl.nn.ema import TEACHER, num_updates, start_other, update_teacher
 from nnunet_ssl.nn.multi_decoder import MultiDecoderUNet
 from nnunet_ssl.targets import LabelSpace, Outputs, SegmentationLoss, partial_label_loss
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,7 @@ class BCP(Method):
         if progress < self.config.warmup:
             return {"labeled": (self._warm_up(network, batch, generator), 1.0)}
         start_other(network)
-        sources = _required(batch.unlabeled)
+        sources = batch.need_unlabeled()
         count = max(len(batch.labeled), len(sources), 2)
         i, p = (torch.arange(count, device=sources.device) % len(x) for x in (batch.labeled, sources))
         known = self._boxes(count, sources, generator)  # x_in = x_i M + x_p (1 - M)
@@ -175,7 +172,8 @@ def masked_target(target: Tensor, keep: Tensor, space: LabelSpace) -> Tensor:
     """
     keep = _resized(keep, target)
     if not space.table.has_regions:
-        return target.masked_fill(~keep, _required(space.ignore_label))
+        assert space.ignore_label is not None
+        return target.masked_fill(~keep, space.ignore_label)
     regions, ignored = target[:, : space.num_prompts], target[:, space.num_prompts :].bool()
     return torch.cat([regions, (~keep | ignored.any(1, keepdim=True)).to(target.dtype)], dim=1)
 
@@ -211,9 +209,3 @@ def _resized(mask: Tensor, like: Tensor) -> Tensor:
 
 def _resolutions(outputs: Outputs) -> list[Tensor]:
     return [outputs] if isinstance(outputs, Tensor) else list(outputs)
-
-
-def _required(value: Value | None) -> Value:
-    if value is None:
-        raise ValueError("BCP needs unlabelled images after its warm-up, and a space with an ignore label.")
-    return value

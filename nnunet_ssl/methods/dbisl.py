@@ -76,7 +76,7 @@ class DBiSL(Method):
         """Terms of eqs. 6, 7, 9, 10 and 14, and the curves of ``dual_task.watched``."""
         images = batch.labeled
         if self.uses_unlabeled:
-            images = torch.cat([images, _required(batch.unlabeled)])
+            images = torch.cat([images, batch.need_unlabeled()])
         branches = network(images, self.run)
         terms: Terms = {"segmentation": (self._segmentation(branches, batch), self.config.weight_sup_con)}
         with torch.autocast(images.device.type, enabled=False):
@@ -201,9 +201,3 @@ class DBiSL(Method):
 
 def _total(values: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(values)).sum()
-
-
-def _required(tensor: Tensor | None) -> Tensor:
-    if tensor is None:
-        raise ValueError("DBiSL needs unlabelled images in every batch.")
-    return tensor

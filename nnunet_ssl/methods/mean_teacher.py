@@ -68,7 +68,7 @@ class MeanTeacher(Method):
         images, count = batch.labeled, len(batch.labeled)
         for_teacher: Tensor | None = None
         if self.uses_unlabeled:
-            sources = _required(batch.unlabeled)
+            sources = batch.need_unlabeled()
             images = torch.cat([images, sources + self._noise(sources, generator)])
             for_teacher = sources + self._noise(sources, generator)
 
@@ -118,9 +118,3 @@ class MeanTeacher(Method):
 
     def _probability(self, logits: Tensor) -> Tensor:
         return logits.float().sigmoid() if self.space.table.has_regions else logits.float().softmax(1)
-
-
-def _required(tensor: Tensor | None) -> Tensor:
-    if tensor is None:
-        raise ValueError("Mean Teacher needs unlabelled images in every batch.")
-    return tensor

@@ -135,7 +135,7 @@ class PICK(Method):
         count, images = len(labeled), labeled
         warm = not self.uses_unlabeled or progress < config.warmup  # section 3.3
         if not warm:
-            images = torch.cat([labeled, _required(batch.unlabeled)])
+            images = torch.cat([labeled, batch.need_unlabeled()])
         chain = network(images, partial(self.run, count=count, drawn=self._draw(images, generator)))
 
         known, unknown = slice(0, count), slice(count, None)
@@ -320,9 +320,3 @@ def _switched_off(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 def _rows(outputs: Outputs, rows: slice) -> Outputs:
     return outputs[rows] if isinstance(outputs, Tensor) else [o[rows] for o in outputs]
-
-
-def _required(tensor: Tensor | None) -> Tensor:
-    if tensor is None:
-        raise ValueError("PICK needs unlabelled images in every batch after its warm-up.")
-    return tensor

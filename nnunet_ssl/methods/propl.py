@@ -148,7 +148,7 @@ class ProPL(Method):
         if not self.uses_unlabeled:
             outputs = network(batch.labeled, supervised_pass(pairs, noise, self._deep))
             return {"labeled": (self._supervised(outputs, batch, pairs), 1.0)}
-        images, tasks = _required(batch.unlabeled), _required(batch.unlabeled_tasks)
+        images, tasks = batch.need_unlabeled(), batch.need_tasks()
         unlabeled_pairs = own_pairs(self.space, tasks)
         perturbations = self._dropout(config.perturbations, images, generator)
 
@@ -182,7 +182,7 @@ class ProPL(Method):
         """Image, mean pseudo-label, uncertainty, target and pd's prediction of unlabelled pairs."""
         if not self.uses_unlabeled:
             return []
-        images, tasks = _required(batch.unlabeled), _required(batch.unlabeled_tasks)
+        images, tasks = batch.need_unlabeled(), batch.need_tasks()
         pairs = own_pairs(self.space, tasks)
         perturbations = self._dropout(self.config.perturbations, images, generator)
         mean, variance, pseudo = network(images, unlabeled_passes(pairs, perturbations))
@@ -236,9 +236,3 @@ def _one_of_each_prompt(prompts: Tensor, most: int = 6) -> list[int]:
     for p, k in enumerate(prompts.tolist()):
         first.setdefault(k, p)
     return list(first.values())[:most]
-
-
-def _required(tensor: Tensor | None) -> Tensor:
-    if tensor is None:
-        raise ValueError("ProPL needs unlabelled images and their tasks in every batch.")
-    return tensor

@@ -133,7 +133,7 @@ class VerSemi(Method):
             images.append(mix(batch.labeled, batch.labeled[partner], mask))
             mixed_targets = [mix(t, t[partner], resize_masks(mask, t.shape[2:])) for t in batch.targets]
         if self.uses_unlabeled:  # eq. 6: CutMix of pairs of unlabelled samples
-            sources = _required(batch.unlabeled)
+            sources = batch.need_unlabeled()
             unlabeled_partner = _rolled(len(sources), sources.device)
             unlabeled_mask = self._masks(sources, generator)
             images.append(mix(sources, sources[unlabeled_partner], unlabeled_mask))
@@ -155,7 +155,7 @@ class VerSemi(Method):
             mixed = next(parts)
             if config.task_info:
                 aggregated, any_foreground = self._informed(
-                    mixed, next(parts), _required(batch.unlabeled_tasks), unlabeled_partner, unlabeled_mask
+                    mixed, next(parts), batch.need_tasks(), unlabeled_partner, unlabeled_mask
                 )
             else:
                 aggregated, any_foreground = self._aggregated(mixed)
@@ -291,9 +291,3 @@ def _split(output: Prompted, sizes: list[int]) -> list[Prompted]:
     features = [f.split(sizes) for f in output.features]
     filters = output.filters.split(sizes)
     return [Prompted([f[i] for f in features], filters[i]) for i in range(len(sizes))]
-
-
-def _required(tensor: Tensor | None) -> Tensor:
-    if tensor is None:
-        raise ValueError("VerSemi needs unlabelled images (and their tasks for task_info) in every batch.")
-    return tensor
