@@ -7,7 +7,6 @@ extra state in checkpoints, and judging each case on its own task's labels.
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 import shutil
 from abc import ABC, abstractmethod
@@ -23,35 +22,37 @@ from nnunetv2.configuration import default_num_processes
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.helpers import dummy_context
 from torch import autocast
 from torch import distributed as dist
 
-from nnunet_ssl.config import FREE_OPTIONS, TrainingConfig, resolve
+from nnunet_ssl.config import TrainingConfig, resolve
 from nnunet_ssl.conversion.dataset_json import existing_folder
 from nnunet_ssl.data.preprocessing import Recipe
 from nnunet_ssl.data.two_stream import (
     Augmenter,
-    TaskBalancedLoader,
     TwoStream,
-    UnlabeledDataset,
-    UnlabeledLoader,
-    start_workers,
-    with_nonzero_mask,
 )
-from nnunet_ssl.errors import ConfigError, TaskError
+from nnunet_ssl.errors import ConfigError
 from nnunet_ssl.inference.prompts import TASK_VARIABLE, restrict_output, task_channels
 from nnunet_ssl.methods import CONFIGS
 from nnunet_ssl.methods.base import Batch, Method, Terms, total_loss
 from nnunet_ssl.targets import LabelSpace
 from nnunet_ssl.tasks import BLOCK, TaskTable
-from nnunet_ssl.training.cases import Folders, bring_up_to_date, check_tasks, unlabeled_files
+from nnunet_ssl.training.cases import (
+    Folders,
+    bring_up_to_date,
+    check_known_tasks,
+    check_tasks,
+    unlabeled_files,
+)
 from nnunet_ssl.training.curves import TERM, WEIGHT, plot_terms
+from nnunet_ssl.training.loaders import make_loaders
 from nnunet_ssl.training.monitor import Monitor, start_monitor
 from nnunet_ssl.training.networks import bare_network
 from nnunet_ssl.training.previews import save_previews
-from nnunet_ssl.training.random_state import get_random_state, seed_everything, set_random_state
+from nnunet_ssl.training.random_state import seed_everything
+from nnunet_ssl.training.resume import check_options, read_state, restore_random_numbers, save_with_state
 from nnunet_ssl.training.validation import OwnLabels, merge_task_validations
 
 
@@ -167,12 +168,13 @@ class SSLTrainer(nnUNetTrainer, ABC):
         """Check data, bring imagesUn up to date, then start as nnU-Net does."""
         if not self.was_initialized:
             self.initialize()
-        self._check_resumed_options()
+        if self._resumed_state is not None:
+            check_options(self._resumed_state, self._resolved_options())
         if self.method.uses_unlabeled and self.local_rank == 0:
             recipe = Recipe(
-                self.plans_manager.plans, self.configuration_name, self.dataset_json, self._folders.unlabeled
+                self.plans_manager.plans, self.configuration_name, self.dataset_json, self.folders.unlabeled
             )
-            bring_up_to_date(self._folders, recipe, default_num_processes, self.print_to_log_file)
+            bring_up_to_date(self.folders, recipe, default_num_processes, self.print_to_log_file)
         if self.is_ddp:
             dist.barrier()
         super().on_train_start()
@@ -182,12 +184,13 @@ class SSLTrainer(nnUNetTrainer, ABC):
             )
             self.monitor = start_monitor(self, self._labeled_cases)
         self.print_to_log_file("Options:", self._resolved_options(), add_timestamp=False)
-        if self._resumed_state is not None:
-            self._restore_random_state(self._resumed_state)
-            self._resumed_state = None
+        if self._resumed_state is not None and self.local_rank == 0:  # whose numbers were saved
+            restore_random_numbers(self._resumed_state, self.generator)
+        self._resumed_state = None
 
     @property
-    def _folders(self) -> Folders:
+    def folders(self) -> Folders:
+        """Where this training's data lies."""
         return Folders(
             preprocessed=Path(self.preprocessed_dataset_folder_base),
             labeled=Path(self.preprocessed_dataset_folder),
@@ -211,72 +214,21 @@ class SSLTrainer(nnUNetTrainer, ABC):
         """Labelled and unlabelled training batches, and nnU-Net's validation batches."""
         if self.dataset_class is None:
             self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
-        geometry = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        rotation, dummy_2d, initial_patch_size, mirror_axes = geometry
-        patch_size, use_mask = (
-            self.configuration_manager.patch_size,
-            self.configuration_manager.use_mask_for_norm,
-        )
-        scales = self._get_deep_supervision_scales()
-        labels = {
-            "foreground_labels": self.label_manager.foreground_labels,
-            "regions": self.label_manager.foreground_regions if self.label_manager.has_regions else None,
-            "ignore_label": self.label_manager.ignore_label,
-        }
-        augment = (patch_size, rotation, scales, mirror_axes, dummy_2d)
-        dataset_tr, dataset_val = self.get_tr_and_val_datasets()
-        check_tasks(self.task_table, dataset_tr.identifiers)
-        self._labeled_cases = dataset_tr
-        training = self._loader(
-            dataset_tr,
-            initial_patch_size,
-            self.get_training_transforms(*augment, use_mask_for_norm=use_mask, **labels),
-        )
-        validation = self._loader(dataset_val, patch_size, self.get_validation_transforms(scales, **labels))
-
+        training, validation = self.get_tr_and_val_datasets()
+        check_tasks(self.task_table, training.identifiers)
+        self._labeled_cases = training
         unlabeled = None
         if self.method.uses_unlabeled:
-            files = self._unlabeled_files(dataset_tr.identifiers, dataset_val.identifiers)
-            augment = (patch_size, rotation, None, mirror_axes, dummy_2d)
-            transforms = self.get_training_transforms(*augment, use_mask_for_norm=use_mask)
-            unlabeled = UnlabeledLoader(
-                UnlabeledDataset(files),
-                self._unlabeled_batch_size(),
-                initial_patch_size,
-                patch_size,
-                self.label_manager,
-                transforms=with_nonzero_mask(transforms, use_mask),
-                tasks=[self.task_table.known_task_of(c) for c in sorted(files)],
-            )
-        return start_workers(training, unlabeled, validation, get_allowed_n_proc_DA(), self.device)
-
-    def _loader(self, dataset: Any, patch_size: Any, transforms: Any) -> TaskBalancedLoader:
-        return TaskBalancedLoader(
-            dataset,
-            self.batch_size,
-            patch_size,
-            self.configuration_manager.patch_size,
-            self.label_manager,
-            oversample_foreground_percent=self.oversample_foreground_percent,
-            transforms=transforms,
-            probabilistic_oversampling=self.probabilistic_oversampling,
-            tasks=[self.task_table.task_of(case) for case in dataset.identifiers],
-        )
+            unlabeled = self._unlabeled_files(training.identifiers, validation.identifiers)
+        return make_loaders(self, training, validation, unlabeled, self._unlabeled_batch_size())
 
     def _unlabeled_files(self, train: list[str], val: list[str]) -> dict[str, Path]:
         files = unlabeled_files(
-            self._folders, self.fold, train, val, self.num_input_channels, self.dataset_json["file_ending"]
+            self.folders, self.fold, train, val, self.num_input_channels, self.dataset_json["file_ending"]
         )
         if getattr(self.method_config, "task_info", False):
-            unknown = [case for case in files if self.task_table.known_task_of(case) < 0]
-            if unknown:
-                optional = any(f.name == "task_info" for f in dataclasses.fields(self.method_config))
-                raise TaskError(
-                    f"{'task_info=true' if optional else type(self).__name__} needs the task of every "
-                    f"unlabelled case, but {len(unknown)} bear no task's prefix: "
-                    f"{', '.join(sorted(unknown)[:10])}. Rename them"
-                    f"{' or set task_info=false' if optional else ''}."
-                )
+            optional = any(f.name == "task_info" for f in dataclasses.fields(self.method_config))
+            check_known_tasks(self.task_table, files, type(self).__name__, optional)
         self.print_to_log_file(f"{len(train)} labelled and {len(files)} unlabelled training cases")
         return files
 
@@ -303,8 +255,8 @@ class SSLTrainer(nnUNetTrainer, ABC):
     def train_step(self, batch: dict) -> dict:
         """One update: the method's terms, their weighted sum, nnU-Net's gradient step."""
         self.optimizer.zero_grad(set_to_none=True)
-        self._last_batch = self._to_device(batch)
-        with self._autocast():
+        self._last_batch = self.to_device(batch)
+        with self.autocast():
             terms = self.method.losses(self.network, self._last_batch, self.progress, self.generator)
             loss = total_loss(terms)
         self._update(loss)
@@ -327,11 +279,13 @@ class SSLTrainer(nnUNetTrainer, ABC):
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 
-    def _autocast(self) -> AbstractContextManager:
+    def autocast(self) -> AbstractContextManager:
         """Mixed precision on CUDA only, as nnU-Net does."""
         return autocast("cuda", enabled=True) if self.device.type == "cuda" else dummy_context()
 
-    def _to_device(self, batch: dict) -> Batch:
+    def to_device(self, batch: dict) -> Batch:
+        """A loader's batch as methods take it."""
+
         def move(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.to(self.device, non_blocking=True)
 
@@ -385,7 +339,7 @@ class SSLTrainer(nnUNetTrainer, ABC):
             return
         network = bare_network(self.network)
         network.eval()
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), self.autocast():
             strips = self.method.preview(network, self._last_batch, torch.Generator().manual_seed(0))
         network.train()
         save_previews(strips, file)
@@ -452,51 +406,13 @@ class SSLTrainer(nnUNetTrainer, ABC):
     # Checkpoints
 
     def save_checkpoint(self, filename: str) -> None:
-        """nnU-Net's checkpoint with ``ssl_state``; written under another name first, so never half."""
-        buffer = io.BytesIO()
-        super().save_checkpoint(buffer)
-        if buffer.tell() == 0:  # not rank 0, or checkpointing is disabled
-            return
-        buffer.seek(0)
-        checkpoint = torch.load(buffer, weights_only=False)
-        checkpoint["ssl_state"] = {
-            "options": self._resolved_options(),
-            "generator": self.generator.get_state(),
-            "random": get_random_state(),
-        }
-        temporary = f"{filename}.tmp"
-        torch.save(checkpoint, temporary)
-        os.replace(temporary, filename)
+        """nnU-Net's checkpoint with options and random numbers."""
+        save_with_state(super().save_checkpoint, filename, self._resolved_options(), self.generator)
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
-        """Load as nnU-Net does and keep ``ssl_state`` until training starts."""
+        """Load as nnU-Net does and keep what we added until training starts."""
         super().load_checkpoint(filename_or_checkpoint)
-        checkpoint = torch.load(str(filename_or_checkpoint), map_location="cpu", weights_only=False)
-        self._resumed_state = checkpoint.get("ssl_state")
-
-    def _check_resumed_options(self) -> None:
-        """Raise ``ConfigError`` if a training is continued with other options than it began with."""
-        if self._resumed_state is None:
-            return
-        before, now = self._resumed_state["options"], self._resolved_options()
-        changed = [
-            f"{key}: {before['options'].get(key)} -> {value}"
-            for key, value in now["options"].items()
-            if before["options"].get(key) != value and key not in FREE_OPTIONS
-        ]
-        changed += ["tasks in dataset.json"] if before["tasks"] != now["tasks"] else []
-        if changed:
-            raise ConfigError(
-                f"Cannot continue with --c: options changed since the checkpoint ({'; '.join(changed)}). "
-                "Restore them, "
-                "or make plans of another name with 'nnUNetv2_ssl configure' and train anew."
-            )
-
-    def _restore_random_state(self, state: dict[str, Any]) -> None:
-        """Continue the checkpoint's random numbers; rank 0 saved them, other processes stay seeded."""
-        if self.local_rank == 0:
-            self.generator.set_state(state["generator"].cpu())
-            set_random_state(state["random"])
+        self._resumed_state = read_state(str(filename_or_checkpoint))
 
 
 def _loggable(terms: Terms) -> dict[str, float]:

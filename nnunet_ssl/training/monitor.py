@@ -39,6 +39,7 @@ from nnunet_ssl.pseudo_labels import (
     overlaps,
 )
 from nnunet_ssl.targets import LabelSpace
+from nnunet_ssl.training.loaders import label_arguments
 from nnunet_ssl.training.networks import bare_network
 from nnunet_ssl.training.random_state import get_random_state, seed_everything, set_random_state
 
@@ -161,7 +162,7 @@ def start_monitor(trainer: Any, labeled: Any) -> Monitor | None:
         return None
     wanted = _labeled_foreground(labeled, trainer.space)
     return Monitor(
-        trainer.method, trainer.space, config, wanted, hidden, trainer._autocast, trainer.print_to_log_file
+        trainer.method, trainer.space, config, wanted, hidden, trainer.autocast, trainer.print_to_log_file
     )
 
 
@@ -179,7 +180,7 @@ def _labeled_foreground(labeled: Any, space: LabelSpace) -> Expected:
 
 def _hidden_patches(trainer: Any) -> list[Batch]:
     """Patches that hold foreground, the same whenever they are asked for; training's generators stay put."""
-    cases = _spread(hidden_cases(trainer._folders.splits, trainer.fold), HIDDEN_CASES)
+    cases = _spread(hidden_cases(trainer.folders.splits, trainer.fold), HIDDEN_CASES)
     if not cases:
         trainer.print_to_log_file(
             f"monitor_hidden_labels=true, but fold {trainer.fold} hides no labels: nothing to watch."
@@ -190,12 +191,7 @@ def _hidden_patches(trainer: Any) -> list[Batch]:
         f"{HIDDEN_DICE} alone. Training does not see them; choose nothing by that curve."
     )
     manager, size = trainer.label_manager, trainer.configuration_manager.patch_size
-    transforms = trainer.get_validation_transforms(
-        None,
-        foreground_labels=manager.foreground_labels,
-        regions=manager.foreground_regions if manager.has_regions else None,
-        ignore_label=manager.ignore_label,
-    )
+    transforms = trainer.get_validation_transforms(None, **label_arguments(manager))
     patches = []
     with _random_state_kept():
         seed_everything(0)
@@ -210,7 +206,7 @@ def _hidden_patches(trainer: Any) -> list[Batch]:
                 transforms=transforms,
                 tasks=[trainer.task_table.task_of(case)],
             )
-            patches.append(trainer._to_device(next(loader)))
+            patches.append(trainer.to_device(next(loader)))
     return patches
 
 

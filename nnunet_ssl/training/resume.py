@@ -1,0 +1,66 @@
+"""What a checkpoint keeps beside nnU-Net's own, so that ``--c`` goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from nnunet_ssl.config import FREE_OPTIONS
+from nnunet_ssl.errors import ConfigError
+from nnunet_ssl.training.random_state import get_random_state, set_random_state
+
+SSL_STATE = "ssl_state"  # key in the checkpoint
+
+
+def save_with_state(
+    save: Callable[[Any], None], filename: str, options: dict[str, Any], generator: torch.Generator
+) -> None:
+    """Save as ``save`` does, with options and random numbers; under another name first, so never half."""
+    buffer = io.BytesIO()
+    save(buffer)
+    if buffer.tell() == 0:  # not rank 0, or checkpointing is disabled
+        return
+    buffer.seek(0)
+    checkpoint = torch.load(buffer, weights_only=False)
+    checkpoint[SSL_STATE] = {
+        "options": options,
+        "generator": generator.get_state(),
+        "random": get_random_state(),
+    }
+    temporary = f"{filename}.tmp"
+    torch.save(checkpoint, temporary)
+    os.replace(temporary, filename)
+
+
+def read_state(checkpoint: str) -> dict[str, Any] | None:
+    """What ``save_with_state`` added; ``None`` in a checkpoint of stock nnU-Net."""
+    state: dict[str, Any] | None
+    state = torch.load(checkpoint, map_location="cpu", weights_only=False).get(SSL_STATE)
+    return state
+
+
+def check_options(state: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise ``ConfigError`` if a training is continued with other options than it began with."""
+    before = state["options"]
+    changed = [
+        f"{key}: {before['options'].get(key)} -> {value}"
+        for key, value in now["options"].items()
+        if before["options"].get(key) != value and key not in FREE_OPTIONS
+    ]
+    changed += ["tasks in dataset.json"] if before["tasks"] != now["tasks"] else []
+    if changed:
+        raise ConfigError(
+            f"Cannot continue with --c: options changed since the checkpoint ({'; '.join(changed)}). "
+            "Restore them, "
+            "or make plans of another name with 'nnUNetv2_ssl configure' and train anew."
+        )
+
+
+def restore_random_numbers(state: dict[str, Any], generator: torch.Generator) -> None:
+    """Continue the checkpoint's random numbers."""
+    generator.set_state(state["generator"].cpu())
+    set_random_state(state["random"])
