@@ -27,6 +27,7 @@ def run(args: argparse.Namespace) -> None:
         DataError: there is no benchmark, nothing to report yet, or the output cannot be written.
     """
     from nnunet_ssl.report.answers import answers, headline, sentence
+    from nnunet_ssl.report.headroom import headroom_notes
     from nnunet_ssl.report.page import make_page, write_page
     from nnunet_ssl.report.results import read_results
 
@@ -40,4 +41,6 @@ def run(args: argparse.Namespace) -> None:
     print(headline(found, results))
     for answer in found:
         print(f"  {sentence(answer, results)}")
+    for note in headroom_notes(results):
+        print(note)
     print("\n".join(str(file) for file in files))

@@ -18,6 +18,7 @@ from nnunet_ssl.evaluation import bootstrap
 from nnunet_ssl.pseudo_labels import HIDDEN_DICE, PREFIX
 from nnunet_ssl.report.answers import Answer, answers, headline, sentence, signed
 from nnunet_ssl.report.forest import difference_plot, watching_plot
+from nnunet_ssl.report.headroom import headroom_notes
 from nnunet_ssl.report.overlays import overlay_picture
 from nnunet_ssl.report.plots import efficiency_plot, training_plot
 from nnunet_ssl.report.results import Results, short_name
@@ -93,6 +94,7 @@ def make_page(results: Results) -> Page:
         "settings": results.place.settings,
         "headline": headline(found, results),
         "answers": [_answer_row(answer, results) for answer in found],
+        "headroom": headroom_notes(results),
         "state": _state(results),
         "failed": {run.name: text for run, text in results.failed.items()},
         "missing": [run.name for run in results.missing],

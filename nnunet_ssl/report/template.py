@@ -89,6 +89,9 @@ HTML = (
 {% if a.by_seed %}<span class="soft">({{ a.by_seed }})</span>{% endif %}</li>
 {% endfor %}
 </ul>
+{% for note in headroom %}
+<p class="warn">{{ note }}</p>
+{% endfor %}
 {% if difference %}
 {{ figure(difference) }}
 {% endif %}
@@ -184,6 +187,10 @@ MARKDOWN = (
 
 {% endfor %}
 
+{% for note in headroom %}
+{{ note }}
+
+{% endfor %}
 {% if difference %}
 ![{{ difference.caption }}](pictures/{{ difference.file }})
 

@@ -22,6 +22,7 @@ from nnunet_ssl.commands import report
 from nnunet_ssl.errors import DataError
 from nnunet_ssl.report.answers import answers, bounds, headline, p_value, points, sentence, signed
 from nnunet_ssl.report.forest import difference_plot, watching_plot
+from nnunet_ssl.report.headroom import headroom, headroom_notes
 from nnunet_ssl.report.overlays import chosen_cases, overlay_picture
 from nnunet_ssl.report.page import make_page
 from nnunet_ssl.report.plots import efficiency_plot, training_plot
@@ -142,6 +143,33 @@ def test_no_gain_is_said_as_plainly(tmp_path: Path) -> None:
 def test_losses_are_said_where_nothing_gains(tmp_path: Path) -> None:
     results = make_results(tmp_path, good=-0.05)
     assert headline(answers(results), results).endswith("and 4 of 4 comparisons show a loss.")
+
+
+def test_little_to_gain_is_said(tmp_path: Path) -> None:
+    results = make_results(tmp_path)  # with 8 labels 5 points below all labels, with 2 labels 15
+    assert headroom_notes(results) == []
+    assert "Little to gain" not in make_page(results).html
+    gap = headroom(results, "8")
+    assert gap is not None and gap.difference == pytest.approx(0.05) and gap.low > 0
+
+    plan = make_plan(tmp_path / "flat")
+    for run in plan.runs():  # all labels do as 8 do
+        like = dataclasses.replace(run, labeled="8") if run.labeled == ALL else run
+        finish(tmp_path / "flat", plan, run, dice_of(like))
+    results = read_results(tmp_path / "flat")
+    [note] = headroom_notes(results)
+    assert "with 8 labels (82.2 and 82.2, 0.0 [0.0, 0.0])" in note
+    page = make_page(results)
+    assert note in page.html and note in page.markdown
+
+
+def test_headroom_needs_all_labels(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, (0,))
+    for run in plan.runs():
+        if run.labeled != ALL:
+            finish(tmp_path, plan, run, dice_of(run))
+    results = read_results(tmp_path)
+    assert headroom(results, "8") is None and headroom_notes(results) == []
 
 
 def test_few_cases_cannot_tell(tmp_path: Path) -> None:

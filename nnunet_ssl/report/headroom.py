@@ -1,0 +1,42 @@
+"""Was there anything to gain? Unlabelled scans stand in for labels, so compare few labels with all of them.
+
+Where all labels are not shown to beat few, the labels are not what limits the model: the budget, the plans or
+the test cases are. Then no method can show a gain, and a missing one says nothing about it.
+"""
+
+from __future__ import annotations
+
+from nnunet_ssl.benchmark.plan import ALL, BASELINE
+from nnunet_ssl.evaluation.compare import OVERALL, Comparison, compare
+from nnunet_ssl.report.answers import bounds, points, signed
+from nnunet_ssl.report.results import Results
+
+
+def headroom(results: Results, labeled: str) -> Comparison | None:
+    """The supervised baseline with these labels (A) and with all (B), paired by case; ``None`` if one lacks.
+
+    Each case's Dice is averaged over the seeds that both have, or over all that each has if they share none.
+    """
+    few, every = (results.seeds((BASELINE, n)) for n in (labeled, ALL))
+    if not few or not every:
+        return None
+    shared = [seed for seed in few if seed in every]
+    baseline = results.mean(BASELINE, labeled, shared or few)
+    upper = results.mean(BASELINE, ALL, shared or every)
+    return next(c for c in compare(baseline, upper, metrics=["Dice"]) if c.label == OVERALL)
+
+
+def headroom_notes(results: Results) -> list[str]:
+    """A warning for each number of labels at which there was nothing to gain."""
+    notes = []
+    for labeled in results.labels:
+        gap = headroom(results, labeled) if labeled != ALL else None
+        if gap is None or gap.low > 0:
+            continue
+        notes.append(
+            "Little to gain: supervised training with all labels is not shown to beat the one with "
+            f"{results.name_of_labels(labeled)} ({points(gap.mean_a)} and {points(gap.mean_b)}, "
+            f"{signed(gap.difference)} {bounds(gap.low, gap.high)}), so it is not the labels that limit the "
+            "model. Train longer, or with fewer labels, or take more test cases, before you judge a method."
+        )
+    return notes
