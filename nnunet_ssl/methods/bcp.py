@@ -21,7 +21,7 @@ from nnunet_ssl.masks import mix, resize_masks, sample_masks
 from nnunet_ssl.methods.base import Batch, Method, Terms
 from nnunet_ssl.nn.ema import TEACHER, num_updates, start_other, update_teacher
 from nnunet_ssl.nn.multi_decoder import MultiDecoderUNet
-from nnunet_ssl.targets import LabelSpace, Outputs, SegmentationLoss, partial_label_loss
+from nnunet_ssl.targets import LabelSpace, Outputs, SegmentationLoss, full_resolution, partial_label_loss
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class BCP(Method):
 
         def run(parts: MultiDecoderUNet, images: Tensor) -> tuple[Outputs, Tensor]:
             with torch.no_grad():
-                pseudo = self._pseudo_label(_resolutions(parts.extra(TEACHER)(images))[0])
+                pseudo = self._pseudo_label(full_resolution(parts.extra(TEACHER)(images)))
             return parts.decoder(parts.encoder(mix(batch.labeled[i], images[p], known))), pseudo
 
         outputs, pseudo = network(sources, run)
@@ -122,7 +122,7 @@ class BCP(Method):
 
         def run(parts: MultiDecoderUNet, images: Tensor) -> list[Tensor]:
             views = [parts.extra(TEACHER)(images)] if num_updates(parts) else []
-            return [_resolutions(v)[0] for v in (*views, parts.decoder(parts.encoder(images)))]
+            return [full_resolution(v) for v in (*views, parts.decoder(parts.encoder(images)))]
 
         views: list[Tensor] = network(images, run)
         return views

@@ -73,12 +73,10 @@ class MeanTeacher(Method):
             for_teacher = sources + self._noise(sources, generator)
 
         def run(parts: MultiDecoderUNet, images: Tensor) -> tuple[Outputs, Tensor | None]:
-            with torch.no_grad():
-                taught = (
-                    None
-                    if for_teacher is None
-                    else full_resolution(parts.decoder(parts.encoder(for_teacher)))
-                )
+            taught = None
+            if for_teacher is not None:
+                with torch.no_grad():
+                    taught = full_resolution(parts.decoder(parts.encoder(for_teacher)))
             return parts.extra(STUDENT)(images), taught
 
         outputs, taught = network(images, run)
