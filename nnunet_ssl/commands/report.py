@@ -26,21 +26,12 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         DataError: there is no benchmark, nothing to report yet, or the output cannot be written.
     """
-    from nnunet_ssl.report.answers import answers, headline, sentence
-    from nnunet_ssl.report.headroom import headroom_notes
     from nnunet_ssl.report.page import make_page, write_page
     from nnunet_ssl.report.results import read_results
 
-    results = read_results(args.i)
-    page = make_page(results)
+    page = make_page(read_results(args.i))
     try:
         files = write_page(page, args.o)
     except OSError as error:
         raise DataError(f"{args.o} cannot be written ({error.strerror}). Name another folder.") from error
-    found = answers(results)
-    print(headline(found, results))
-    for answer in found:
-        print(f"  {sentence(answer, results)}")
-    for note in headroom_notes(results):
-        print(note)
-    print("\n".join(str(file) for file in files))
+    print("\n".join([*page.summary, *map(str, files)]))

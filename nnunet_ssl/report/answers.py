@@ -17,6 +17,7 @@ from typing import Literal
 from nnunet_ssl.benchmark.plan import ALL, BASELINE
 from nnunet_ssl.evaluation.bootstrap import overall_mean
 from nnunet_ssl.evaluation.compare import OVERALL, Comparison, compare, holm, smallest_p
+from nnunet_ssl.evaluation.scores import Scores
 from nnunet_ssl.report.results import Results, short_name
 
 SIGNIFICANT = 0.05
@@ -122,6 +123,11 @@ def headline(found: Sequence[Answer], results: Results) -> str:
     return f"{text}, and {len(losses)} of {len(found)} comparisons show a loss." if losses else f"{text}."
 
 
+def compare_dice(a: Scores, b: Scores) -> Comparison:
+    """The mean Dice over labels, paired by case."""
+    return next(c for c in compare(a, b, metrics=["Dice"]) if c.label == OVERALL)
+
+
 def points(dice: float) -> str:
     """Dice in points of 100."""
     return "-" if math.isnan(dice) else f"{100 * dice:.1f}"
@@ -160,8 +166,7 @@ def _answer(results: Results, method: str, labeled: str) -> Answer | None:
         return None
 
     def dice(chosen: Sequence[int]) -> Comparison:
-        baseline, own = (results.mean(m, labeled, chosen) for m in (BASELINE, method))
-        return next(c for c in compare(baseline, own, metrics=["Dice"]) if c.label == OVERALL)
+        return compare_dice(*(results.mean(m, labeled, chosen) for m in (BASELINE, method)))
 
     overall = dice(seeds)
     complete = results.seeds((BASELINE, ALL))

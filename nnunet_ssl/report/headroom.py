@@ -7,8 +7,8 @@ the test cases are. Then no method can show a gain, and a missing one says nothi
 from __future__ import annotations
 
 from nnunet_ssl.benchmark.plan import ALL, BASELINE
-from nnunet_ssl.evaluation.compare import OVERALL, Comparison, compare
-from nnunet_ssl.report.answers import bounds, points, signed
+from nnunet_ssl.evaluation.compare import Comparison
+from nnunet_ssl.report.answers import bounds, compare_dice, points, signed
 from nnunet_ssl.report.results import Results
 
 
@@ -23,7 +23,7 @@ def headroom(results: Results, labeled: str) -> Comparison | None:
     shared = [seed for seed in few if seed in every]
     baseline = results.mean(BASELINE, labeled, shared or few)
     upper = results.mean(BASELINE, ALL, shared or every)
-    return next(c for c in compare(baseline, upper, metrics=["Dice"]) if c.label == OVERALL)
+    return compare_dice(baseline, upper)
 
 
 def headroom_notes(results: Results) -> list[str]:

@@ -51,16 +51,26 @@ class Picture:
 
 @dataclass(frozen=True)
 class Page:
-    """A report, ready to be written."""
+    """A report, ready to be written.
+
+    Attributes:
+        html: the page.
+        markdown: the same.
+        pictures: of both.
+        summary: what the page begins with, line by line, for the terminal.
+    """
 
     html: str
     markdown: str
     pictures: Sequence[Picture]
+    summary: Sequence[str]
 
 
 def make_page(results: Results) -> Page:
     """Everything a report says, from what is done so far."""
-    found = answers(results)
+    found, notes = answers(results), headroom_notes(results)
+    line = headline(found, results)
+    rows = [_answer_row(answer, results) for answer in found]
     efficiency = Picture(
         "efficiency.svg",
         "Mean Dice over the number of labelled cases, with 95 % intervals over the test cases; faint points "
@@ -92,9 +102,9 @@ def make_page(results: Results) -> Page:
     cases = _case_pictures(results)
     context = {
         "settings": results.place.settings,
-        "headline": headline(found, results),
-        "answers": [_answer_row(answer, results) for answer in found],
-        "headroom": headroom_notes(results),
+        "headline": line,
+        "answers": rows,
+        "headroom": notes,
         "state": _state(results),
         "failed": {run.name: text for run, text in results.failed.items()},
         "missing": [run.name for run in results.missing],
@@ -116,7 +126,8 @@ def make_page(results: Results) -> Page:
         "pseudo_labels": PSEUDO_LABELS in results.methods,
     }
     pictures = [p for p in (difference, efficiency, watching, *training, *cases) if p is not None]
-    return Page(_render(HTML, context, True), _render(MARKDOWN, context, False), pictures)
+    summary = [line, *(f"  {row['text']}" for row in rows), *notes]
+    return Page(_render(HTML, context, True), _render(MARKDOWN, context, False), pictures, summary)
 
 
 def write_page(page: Page, folder: Path) -> tuple[Path, Path]:
