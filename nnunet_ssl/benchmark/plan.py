@@ -141,18 +141,20 @@ class Plan:
             ) from error
 
     def runs(self) -> list[Run]:
-        """Every run, in the order in which they are best done: one seed complete, then the next."""
+        """Every run, in the order in which they are best done.
+
+        One seed complete, then the next. Baseline and upper bound come first: what lies between them is all
+        that there is to be gained, and worth knowing before the rest is trained.
+        """
         seeds = {seed: i for i, seed in enumerate(self.wish.seeds)}
-        order = sorted(
-            range(len(self.folds)),
-            key=lambda k: (seeds.get(self.folds[k].seed, len(seeds)), self.folds[k].part, k),
-        )
-        return [
+        runs = [
             Run(method, fold.part, fold.seed, fold.labeled, k)
-            for k in order
-            for fold in [self.folds[k]]
+            for k, fold in enumerate(self.folds)
             for method in self._methods(fold)
         ]
+        return sorted(
+            runs, key=lambda run: (seeds.get(run.seed, len(seeds)), run.part, run.method != BASELINE)
+        )
 
     def baseline_of(self, run: Run) -> Run:
         """The supervised run on the same fold."""

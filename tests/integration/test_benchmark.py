@@ -85,19 +85,19 @@ def test_from_dry_run_to_report(
     assert "4 runs, 0 done; 1 test cases" in dry and "unknown (nothing was measured yet" in dry
     assert not folder.exists()
 
-    # Interrupted in the second run, when the supervised model has predicted the unlabelled scans
+    # Interrupted in the third run, when the supervised model has predicted the unlabelled scans
     runner.interrupt_at = lambda text: text.startswith("nnUNet_raw=") and "nnUNetv2_train" in text
     with pytest.raises(KeyboardInterrupt):
         call(*benchmark)
-    first = f"{BASELINE}/labeled_2/seed_0"
-    assert names(folder, "done.json") == {first} and not names(folder, "failed.json")
+    baselines = {f"{BASELINE}/labeled_{n}/seed_0" for n in ("2", "all")}
+    assert names(folder, "done.json") == baselines and not names(folder, "failed.json")
     dry = call(*benchmark, "--dry-run")
-    assert "4 runs, 1 done" in dry and "(from the runs of this benchmark that are done)" in dry
-    assert "1 of 4 runs are done, 3 are still to do" in reported(folder, tmp_path, call)
+    assert "4 runs, 2 done" in dry and "(from the runs of this benchmark that are done)" in dry
+    assert "2 of 4 runs are done, 2 are still to do" in reported(folder, tmp_path, call)
 
     runner.interrupt_at = lambda text: False
     done_before = list(runner.commands)
-    assert "1 of 4 runs are done" in call(*benchmark)
+    assert "2 of 4 runs are done" in call(*benchmark)
     assert not set(runner.commands[len(done_before) :]) & set(done_before)  # no step was done twice
     assert names(folder, "done.json") == {
         f"{method}/labeled_{n}/seed_0" for method in (BASELINE, PSEUDO) for n in ("2", "all")

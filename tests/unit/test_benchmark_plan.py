@@ -48,19 +48,19 @@ def test_labelled_sets_are_nested_and_the_validation_is_the_same() -> None:
     assert plan.folds[0].train != plan.folds[4].train  # another seed, other labels
 
 
-def test_baseline_and_all_labels_are_always_there() -> None:
+def test_baseline_and_all_labels_are_always_there_and_come_first() -> None:
     plan, _ = draw(Wish(("X", BASELINE, "Y"), ("4",), (0,), pseudo_labels=True))
     assert [(r.method, r.labeled) for r in plan.runs()] == [
         (BASELINE, "4"),
+        (BASELINE, "all"),  # nothing is unlabelled there
         (PSEUDO_LABELS, "4"),
         ("X", "4"),
         ("Y", "4"),
-        (BASELINE, "all"),  # nothing is unlabelled there
     ]
     with_bare, _ = draw(Wish(("X",), ("4",)), bare=3)
-    assert [(r.method, r.labeled) for r in with_bare.runs()][-2:] == [(BASELINE, "all"), ("X", "all")]
-    assert [r.name for r in plan.runs()][2] == "X/labeled_4/seed_0"
-    assert plan.baseline_of(plan.runs()[2]) == plan.runs()[0]
+    assert [(r.method, r.labeled) for r in with_bare.runs()][-2:] == [("X", "4"), ("X", "all")]
+    assert [r.name for r in plan.runs()][3] == "X/labeled_4/seed_0"
+    assert plan.baseline_of(plan.runs()[3]) == plan.runs()[0]
 
 
 def test_one_seed_is_complete_before_the_next() -> None:

@@ -288,9 +288,9 @@ def test_one_failure_does_not_end_the_others(nnunet: Path, capsys: pytest.Captur
     with pytest.raises(RunsFailedError, match=r"1 of 4 run\(s\) failed:\n  nnUNetTrainerX/labeled_2/seed_0"):
         do_runs(steps, runs)
     assert order.read_text().splitlines() == [r.name for r in runs]
-    failed = json.loads((steps.place.run(runs[2]) / "failed.json").read_text())
+    failed = json.loads((steps.place.run(runs[3]) / "failed.json").read_text())
     assert "the cause" in failed["error"] and "demo" not in failed["error"]
-    assert [steps.place.is_done(r) for r in runs] == [True, True, False, True]
+    assert [steps.place.is_done(r) for r in runs] == [True, True, True, False]
     done = json.loads((steps.place.run(runs[0]) / "done.json").read_text())
     assert done["commands"] == [s.text for s in steps.of(runs[0])] and "torch" in done["versions"]
     capsys.readouterr()
@@ -298,8 +298,8 @@ def test_one_failure_does_not_end_the_others(nnunet: Path, capsys: pytest.Captur
     do_runs(repaired, runs)
     assert order.read_text().splitlines()[4:] == []  # its first step had been done, the others are done
     assert capsys.readouterr().out.count("done before") == 4
-    assert repaired.place.is_done(runs[2])
-    assert not (steps.place.run(runs[2]) / "failed.json").exists()
+    assert repaired.place.is_done(runs[3])
+    assert not (steps.place.run(runs[3]) / "failed.json").exists()
 
 
 def test_an_unforeseen_error_does_not_end_the_others_either(nnunet: Path) -> None:
@@ -381,13 +381,13 @@ def test_two_processes_share_the_runs(nnunet: Path, capsys: pytest.CaptureFixtur
 
     steps, order = fake(nnunet)
     runs = steps.plan.runs()
-    assert runs[1].method == PSEUDO_LABELS  # which builds on the first
+    assert runs[2].method == PSEUDO_LABELS  # which builds on the first
     steps.place.run(runs[0]).mkdir(parents=True)
     with (steps.place.run(runs[0]) / "lock").open("a") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         do_runs(steps, runs)  # no failure
         said = capsys.readouterr().out
-    assert order.read_text().splitlines() == [run.name for run in runs[2:]]
+    assert order.read_text().splitlines() == [run.name for run in (runs[1], runs[3])]
     assert f"Left to another process that is at them, or builds on what it does:\n  {runs[0].name}" in said
     assert not list(nnunet.rglob("failed.json"))
     do_runs(steps, runs)
@@ -431,12 +431,12 @@ def test_estimate_from_what_was_measured(nnunet: Path) -> None:
         300.0,
         "from the runs of this benchmark that are done; for nnUNetTrainerX the mean of the others",
     )
-    assert runs[2].method == "nnUNetTrainerX"
-    mixed, basis = estimate(runs[2:3], done, {"nnUNetTrainerX": 20.0}, (2, 5))
+    assert runs[3].method == "nnUNetTrainerX"
+    mixed, basis = estimate(runs[3:], done, {"nnUNetTrainerX": 20.0}, (2, 5))
     assert mixed == 200.0 and "that are done, and from the epochs of your trainings" in basis
     table = overview(runs, place, [(2, 5), (7, 0)], (2, 5)).splitlines()
     assert table[2].split() == [BASELINE, "2", "2", "5", "0", "10", "done"]
-    assert table[3].split() == [PSEUDO_LABELS, "2", "2", "5", "0", "20", "to", "do"]
+    assert table[4].split() == [PSEUDO_LABELS, "2", "2", "5", "0", "20", "to", "do"]
     assert clock(7500) == "2 h 05 min"
 
 
@@ -448,8 +448,8 @@ def test_jobs_hold_what_builds_on_each_other(nnunet: Path) -> None:
     jobs = order_for_jobs(steps.plan.runs())
     assert [[r.method for r in job] for job in jobs] == [
         [BASELINE, PSEUDO_LABELS],
-        ["nnUNetTrainerX"],
         [BASELINE],
+        ["nnUNetTrainerX"],
     ]
 
 
