@@ -4,7 +4,7 @@ Boxes are pasted from labelled into unlabelled images and the other way, so that
 distribution; a teacher, the student's moving average, labels the unlabelled part. Before that a warm-up on
 labelled copy-paste alone.
 
-Shapes: B labelled and U unlabelled samples, N mixes; M is 0 in the box and 1 outside.
+Shapes: B labelled and U unlabelled samples, N = 2 max(B, U) mixes; M is 0 in the box and 1 outside.
 """
 
 from __future__ import annotations
@@ -86,10 +86,11 @@ class BCP(Method):
             return {"labeled": (self._warm_up(network, batch, generator), 1.0)}
         start_other(network)
         sources = batch.need_unlabeled()
-        count = max(len(batch.labeled), len(sources), 2)
-        i, p = (torch.arange(count, device=sources.device) % len(x) for x in (batch.labeled, sources))
-        known = self._boxes(count, sources, generator)  # x_in = x_i M + x_p (1 - M)
-        known[1::2] = ~known[1::2]  # x_out, the other half of the mixes, has it the other way round
+        half = max(len(batch.labeled), len(sources))
+        every = torch.arange(half, device=sources.device)
+        i, p = torch.cat([every, every + 1]) % len(batch.labeled), torch.cat([every, every]) % len(sources)
+        known = self._boxes(2 * half, sources, generator)  # x_in = x_i M + x_p (1 - M)
+        known[half:] = ~known[half:]  # x_out, with other pairs, has it the other way round
 
         def run(parts: MultiDecoderUNet, images: Tensor) -> tuple[Outputs, Tensor]:
             with torch.no_grad():
@@ -98,7 +99,7 @@ class BCP(Method):
 
         outputs, pseudo = network(sources, run)
         labeled = unlabeled = torch.zeros((), device=sources.device)
-        for way in (slice(0, None, 2), slice(1, None, 2)):  # L_in, L_out
+        for way in (slice(half), slice(half, None)):  # L_in, L_out
             own, student = i[way], [o[way] for o in _resolutions(outputs)]
             truth = [masked_target(t[own], known[way], self.space) for t in batch.targets]
             labeled = labeled + self._truth_loss(student, truth, batch.tasks[own]) / 2

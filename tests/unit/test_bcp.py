@@ -167,7 +167,7 @@ def stubbed(monkeypatch):
 
     def make(space=ORGAN, tasks=(0, 0), **options):
         batch = make_batch(space, tasks=list(tasks), deep_supervision=False)
-        z = [3 * torch.randn(2, space.num_prompts, *SHAPES[2], generator=generator(s)) for s in (7, 8)]
+        z = [3 * torch.randn(4, space.num_prompts, *SHAPES[2], generator=generator(s)) for s in (7, 8)]
         if space is ORGAN:
             z = [two_channels(x) for x in z]
         elif not space.table.has_regions:
@@ -179,31 +179,50 @@ def stubbed(monkeypatch):
     return make
 
 
-def test_inward_and_outward_mix(stubbed):
+LABELED, UNLABELED = (0, 1, 1, 0), (0, 1, 0, 1)  # of which samples the four mixes of 2 + 2 consist
+
+
+def known_voxels(count=4):
+    """(count, *spatial) where truth is known: outside the box in the first half of the mixes, else inside."""
+    known = torch.ones(count, *SHAPES[2], dtype=torch.bool)
+    known[..., :HALF] = False
+    known[count // 2 :] = ~known[count // 2 :]
+    return known
+
+
+def test_inward_and_outward_mixes(stubbed):
     taught, stub, batch = stubbed()
     step(taught, stub, batch)
-    inward, outward = stub.seen
-    assert torch.equal(inward[..., HALF:], batch.labeled[0][..., HALF:])  # x_i M
-    assert torch.equal(inward[..., :HALF], batch.unlabeled[0][..., :HALF])  # x_p (1 - M)
-    assert torch.equal(outward[..., HALF:], batch.unlabeled[1][..., HALF:])
-    assert torch.equal(outward[..., :HALF], batch.labeled[1][..., :HALF])
+    for n, known in enumerate(known_voxels()):  # x_i M + x_p (1 - M)
+        expected = torch.where(known, batch.labeled[LABELED[n]], batch.unlabeled[UNLABELED[n]])
+        assert torch.equal(stub.seen[n], expected)
+    assert len(stub.seen) == 4
+
+
+@pytest.mark.parametrize(("labeled", "unlabeled"), [(1, 1), (2, 2), (1, 3), (3, 2)])
+def test_every_sample_is_pasted_both_ways(stubbed, labeled, unlabeled):
+    taught, stub, _ = stubbed()
+    stub.student = stub.teacher = torch.randn(8, 2, *SHAPES[2], requires_grad=True)
+    batch = make_batch(ORGAN, deep_supervision=False, tasks=[0] * labeled, unlabeled=unlabeled)
+    for n, image in enumerate((*batch.labeled, *batch.unlabeled)):
+        image.fill_(n)
+    step(taught, stub, batch)
+    for half in stub.seen.chunk(2):
+        assert set(half.flatten().tolist()) == set(range(labeled + unlabeled))
 
 
 def test_losses_by_hand(stubbed):
     """Weight 1 where truth is known, alpha where the teacher labels; nnU-Net's Dice loss is -Dice."""
     taught, stub, batch = stubbed(weight_unlabeled=0.3)
     terms = step(taught, stub, batch)
-    z, truth = stub.student[:, 1], batch.targets[0][:, 0] == 1
-    pseudo = stub.teacher[:, 1] > 0
-    left = torch.zeros(SHAPES[2], dtype=torch.bool)
-    left[:, :HALF] = True
-    known = [~left, left]  # inward, outward
-    labeled = [dice_ce(z[i], truth[i], known[i]) - 1 for i in (0, 1)]
-    unlabeled = [dice_ce(z[i], pseudo[i], ~known[i]) - 1 for i in (0, 1)]
-    assert terms["labeled"][0].item() == pytest.approx(sum(labeled) / 2, rel=1e-5)
-    assert terms["unlabeled"][0].item() == pytest.approx(sum(unlabeled) / 2, rel=1e-5)
+    z, truth, known = stub.student[:, 1], batch.targets[0][:, 0] == 1, known_voxels()
+    pseudo = stub.teacher[:2, 1] > 0
+    labeled = [dice_ce(z[n], truth[LABELED[n]], known[n]) - 1 for n in range(4)]
+    unlabeled = [dice_ce(z[n], pseudo[UNLABELED[n]], ~known[n]) - 1 for n in range(4)]
+    assert terms["labeled"][0].item() == pytest.approx(sum(labeled) / 4, rel=1e-5)
+    assert terms["unlabeled"][0].item() == pytest.approx(sum(unlabeled) / 4, rel=1e-5)
     assert terms["foreground_unlabeled"][0].item() == pytest.approx(pseudo.float().mean().item())
-    expected = (sum(labeled) + 0.3 * sum(unlabeled)) / 2
+    expected = (sum(labeled) + 0.3 * sum(unlabeled)) / 4
     assert total_loss(terms).item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -214,27 +233,17 @@ def test_each_term_pulls_at_its_own_voxels(stubbed):
         torch.autograd.grad(terms[name][0], stub.student, retain_graph=True)[0].abs().sum(1) > 0
         for name in NAMES[:2]
     )
-    assert of_truth[0, :, HALF:].any() and not of_truth[0, :, :HALF].any()
-    assert of_truth[1, :, :HALF].any() and not of_truth[1, :, HALF:].any()
-    assert not (of_truth & of_teacher).any()
-    assert of_teacher[0, :, :HALF].any() and of_teacher[1, :, HALF:].any()
-
-
-def test_one_pair_is_mixed_both_ways(stubbed):
-    taught, stub, batch = stubbed()
-    one = replace(batch, labeled=batch.labeled[:1], targets=[batch.targets[0][:1]], tasks=batch.tasks[:1])
-    step(taught, stub, replace(one, unlabeled=batch.unlabeled[:1]))
-    assert len(stub.seen) == 2
-    assert torch.equal(stub.seen[0][..., HALF:], batch.labeled[0][..., HALF:])
-    assert torch.equal(stub.seen[1][..., :HALF], batch.labeled[0][..., :HALF])
+    for n, known in enumerate(known_voxels()):
+        assert of_truth[n][known].any() and not of_truth[n][~known].any()
+        assert of_teacher[n][~known].any() and not of_teacher[n][known].any()
 
 
 def test_truth_judges_the_channels_of_its_own_task_only(stubbed):
     taught, stub, batch = stubbed(TASKS, tasks=(0, 1))
     terms = step(taught, stub, batch)
     pulled = torch.autograd.grad(terms["labeled"][0], stub.student, retain_graph=True)[0].abs().sum((2, 3))
-    assert (pulled[0] > 0).tolist() == [True, True, False, False]
-    assert (pulled[1] > 0).tolist() == [True, False, True, True]
+    channels = {0: [True, True, False, False], 1: [True, False, True, True]}
+    assert (pulled > 0).tolist() == [channels[i] for i in LABELED]
     pulled = torch.autograd.grad(terms["unlabeled"][0], stub.student)[0].abs().sum((2, 3))
     assert (pulled > 0).all()
 
@@ -243,32 +252,27 @@ def test_regions_by_hand(stubbed):
     space = SPACES["regions"]
     taught, stub, batch = stubbed(space)
     terms = step(taught, stub, batch)
-    left = torch.zeros(SHAPES[2], dtype=torch.bool)
-    left[:, :HALF] = True
     expected = []
-    for i, known in enumerate((~left, left)):
-        each = [dice_ce(stub.student[i, r], batch.targets[0][i, r], known) - 1 for r in (0, 1)]
+    for n, known in enumerate(known_voxels()):
+        z, truth = stub.student[n], batch.targets[0][LABELED[n]]
+        each = [dice_ce(z[r], truth[r], known) - 1 for r in (0, 1)]
         # nnU-Net's masked BCE is summed over regions, not averaged: it divides by the voxels of the mask
         ce = [
-            nn.functional.binary_cross_entropy_with_logits(
-                stub.student[i, r][known], batch.targets[0][i, r][known].float()
-            ).item()
+            nn.functional.binary_cross_entropy_with_logits(z[r][known], truth[r][known].float()).item()
             for r in (0, 1)
         ]
         expected.append(sum(each) / 2 + sum(ce) / 2)
-    assert terms["labeled"][0].item() == pytest.approx(sum(expected) / 2, rel=1e-4)
+    assert terms["labeled"][0].item() == pytest.approx(sum(expected) / 4, rel=1e-4)
 
 
 def test_ignored_voxels_count_nowhere(stubbed):
     space = SPACES["one_class_ignore"]
     taught, stub, batch = stubbed(space)
-    ignored = batch.targets[0] == 2
+    ignored = (batch.targets[0] == 2)[list(LABELED)]
     assert ignored.any()
     before = values(step(taught, stub, batch))
-    known = torch.zeros_like(ignored)
-    known[0, ..., HALF:] = known[1, ..., :HALF] = True
     with torch.no_grad():
-        stub.student[:, 1:] += 9 * (ignored & known)
+        stub.student[:, 1:] += 9 * (ignored & known_voxels()[:, None])
     after = values(step(taught, stub, batch))
     assert after["labeled"] == pytest.approx(before["labeled"], rel=1e-6)
     assert after["unlabeled"] == before["unlabeled"]  # what truth ignores, in the labelled part
