@@ -37,6 +37,7 @@ def headroom_notes(results: Results) -> list[str]:
             "Little to gain: supervised training with all labels is not shown to beat the one with "
             f"{results.name_of_labels(labeled)} ({points(gap.mean_a)} and {points(gap.mean_b)}, "
             f"{signed(gap.difference)} {bounds(gap.low, gap.high)}), so it is not the labels that limit the "
-            "model. Train longer, or with fewer labels, or take more test cases, before you judge a method."
+            "model. Train longer (or, if you cannot, with optimizer=adamw and initial_lr=0.003), or with "
+            "fewer labels, or take more test cases, before you judge a method."
         )
     return notes
