@@ -34,6 +34,8 @@ class BCPConfig:
         weight_unlabeled: alpha, weight of the pseudo-labelled voxels.
         ema_decay: decay of the teacher.
         bcp_box_side: beta, each side of the box as a share of the patch's.
+        bcp_probability: share of the mixes that are mixed; the others are the labelled image alone. With
+            the paper's 1 no training sees a whole image.
         bcp_largest_component: keep the largest connected component of each label of a pseudo-label. Right
             for one organ of each kind; wrong for lesions or paired organs.
     """
@@ -42,11 +44,12 @@ class BCPConfig:
     weight_unlabeled: float = 0.5
     ema_decay: float = 0.99
     bcp_box_side: float = 2 / 3
+    bcp_probability: float = 1.0
     bcp_largest_component: bool = True
 
     def __post_init__(self) -> None:
         check_range("weight_unlabeled", self.weight_unlabeled, low=0)
-        for name in ("warmup", "ema_decay", "bcp_box_side"):
+        for name in ("warmup", "ema_decay", "bcp_box_side", "bcp_probability"):
             check_range(name, getattr(self, name), low=0, high=1)
 
 
@@ -91,6 +94,7 @@ class BCP(Method):
         i, p = torch.cat([every, every + 1]) % len(batch.labeled), torch.cat([every, every]) % len(sources)
         known = self._boxes(2 * half, sources, generator)  # x_in = x_i M + x_p (1 - M)
         known[half:] = ~known[half:]  # x_out, with other pairs, has it the other way round
+        known |= self._left_whole(known, generator)
 
         def run(parts: MultiDecoderUNet, images: Tensor) -> tuple[Outputs, Tensor]:
             with torch.no_grad():
@@ -132,6 +136,7 @@ class BCP(Method):
         """Copy-paste among labelled images of one task: of another one the box's labels would be unknown."""
         partner = _next_of_same_task(batch.tasks)
         mask = self._boxes(len(batch.labeled), batch.labeled, generator)
+        mask |= self._left_whole(mask, generator)
         everything = torch.ones_like(mask)
         targets = [mix(t, t[partner], _resized(mask, t)) for t in batch.targets]
         targets = [masked_target(t, everything, self.space) for t in targets]
@@ -148,6 +153,13 @@ class BCP(Method):
         """M, (count, 1, *spatial) bool; the official code takes one box for the whole batch."""
         side = (self.config.bcp_box_side, self.config.bcp_box_side)
         return sample_masks("box", count, images.shape[2:], side, generator, "side").bool().to(images.device)
+
+    def _left_whole(self, masks: Tensor, generator: torch.Generator) -> Tensor:
+        """Which mixes are none: (N, 1, ...) bool."""
+        if self.config.bcp_probability == 1:
+            return torch.zeros_like(masks)
+        drawn = torch.rand(len(masks), generator=generator) >= self.config.bcp_probability
+        return drawn.to(masks.device).view(-1, *[1] * (masks.ndim - 1))
 
     @torch.compiler.disable  # SciPy looks for the components
     def _pseudo_label(self, logits: Tensor) -> Tensor:

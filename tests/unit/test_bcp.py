@@ -226,6 +226,31 @@ def test_losses_by_hand(stubbed):
     assert total_loss(terms).item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_without_pasting_it_is_supervised_training(stubbed):
+    taught, stub, batch = stubbed(bcp_probability=0)
+    terms = step(taught, stub, batch)
+    assert torch.equal(stub.seen, batch.labeled[list(LABELED)])
+    z, truth = stub.student[:, 1], batch.targets[0][:, 0] == 1
+    everywhere = torch.ones_like(truth[0])
+    expected = [dice_ce(z[n], truth[LABELED[n]], everywhere) - 1 for n in range(4)]
+    assert terms["labeled"][0].item() == pytest.approx(sum(expected) / 4, rel=1e-5)
+    assert not torch.autograd.grad(terms["unlabeled"][0], stub.student)[0].any()  # nothing is taught
+    warm_up = step(taught, stub, batch, progress=0.1)["labeled"][0].item()
+    assert torch.equal(stub.seen, batch.labeled)
+    expected = [dice_ce(z[n], truth[n], everywhere) - 1 for n in range(2)]
+    assert warm_up == pytest.approx(sum(expected) / 2, rel=1e-5)
+
+
+def test_some_mixes_are_left_whole(stubbed):
+    taught, stub, batch = stubbed(bcp_probability=0.5)
+    stub.student = stub.teacher = torch.randn(64, 2, *SHAPES[2], requires_grad=True)
+    batch = make_batch(ORGAN, deep_supervision=False, tasks=[0] * 32, unlabeled=32)
+    step(taught, stub, batch)
+    own = batch.labeled[(torch.arange(64) + (torch.arange(64) >= 32)) % 32]
+    whole = (stub.seen == own).flatten(1).all(1)
+    assert 16 < whole.sum() < 48
+
+
 def test_each_term_pulls_at_its_own_voxels(stubbed):
     taught, stub, batch = stubbed()
     terms = step(taught, stub, batch)
