@@ -50,11 +50,7 @@ def run(args: argparse.Namespace) -> None:
         source, args.o, plans.parse_settings(args.set), args.unset, args.c, known
     )
     path, changed = plans.write_plans(folder, new, args.p, args.overwrite)
-    print(
-        format_table(
-            [(key, plans.show(old), plans.show(value)) for key, old, value in changes], ["key", "old", "new"]
-        )
-    )
+    print(format_table(changes, ["key", "old", "new"]))
     print(f"Wrote {path}" if changed else f"{path} already holds these plans.")
 
 

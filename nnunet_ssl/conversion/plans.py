@@ -31,7 +31,7 @@ PLAN_VALUES: dict[str, Any] = {
 # What has one entry per stage and is cut with features_per_stage; the decoder has one stage less.
 _PER_STAGE = ("strides", "kernel_sizes", "n_conv_per_stage", "n_blocks_per_stage")
 
-Change = tuple[str, Any, Any]
+Change = tuple[str, str, str]
 
 
 def parse_settings(items: Iterable[str]) -> dict[str, str]:
@@ -70,7 +70,7 @@ def configure_plans(
         known: the config classes whose options may be set.
 
     Returns:
-        The new plans and what changed: key, old, new value.
+        The new plans and what changed: key, old, new value as typed.
 
     Raises:
         ConfigError: a key is unknown, or a value is malformed, out of range or does not fit the network.
@@ -172,7 +172,7 @@ def option_rows(known: Iterable[type]) -> list[tuple[str, str, str, str]]:
     """Rows of option, type, default and the first sentence of its description."""
     known = list(known)
     defaults, texts = _defaults(known), _descriptions(known)
-    return [(k, _type_name(h), show(defaults[k]), texts.get(k, "")) for k, h in option_names(known).items()]
+    return [(k, _type_name(h), defaults[k], texts.get(k, "")) for k, h in option_names(known).items()]
 
 
 def show(value: Any) -> str:
@@ -196,7 +196,11 @@ def _option_changes(
 ) -> list[Change]:
     defaults = _defaults(known)
     keys = [key for key in keys if key not in PLAN_VALUES]
-    return [(key, old.get(key, defaults.get(key)), new.get(key, defaults.get(key))) for key in keys]
+
+    def shown(options: Mapping[str, Any], key: str) -> str:
+        return show(options[key]) if key in options else defaults.get(key, "unknown")
+
+    return [(key, shown(old, key), shown(new, key)) for key in keys]
 
 
 def _set_plan_values(
@@ -218,7 +222,9 @@ def _set_plan_values(
     for key in values:
         stored = "architecture" if key == "features_per_stage" else key
         plans["configurations"][name][stored] = after[stored]
-    return [(f"{name}: {key}", _plan_value(before, key), _plan_value(after, key)) for key in values]
+    return [
+        (f"{name}: {key}", show(_plan_value(before, key)), show(_plan_value(after, key))) for key in values
+    ]
 
 
 def _choose_configuration(plans: Mapping[str, Any], configuration: str | None) -> str:
@@ -296,12 +302,20 @@ def _is_plans(path: Path) -> bool:
     return isinstance(content, dict) and "configurations" in content
 
 
-def _defaults(known: Iterable[type]) -> dict[str, Any]:
-    defaults: dict[str, Any] = {}
+def _defaults(known: Iterable[type]) -> dict[str, str]:
+    """Each option's default as typed; where methods differ, each with their names."""
+    found: dict[str, dict[str, list[str]]] = {}
     for config in known:
         for field in dataclasses.fields(config):
-            defaults.setdefault(field.name, field.default)
-    return defaults
+            methods = found.setdefault(field.name, {}).setdefault(show(field.default), [])
+            methods.append(config.__name__.removesuffix("Config"))
+    return {
+        name: ", ".join(
+            f"{value} ({' '.join(methods)})" if len(values) > 1 else value
+            for value, methods in values.items()
+        )
+        for name, values in found.items()
+    }
 
 
 def _descriptions(known: Iterable[type]) -> dict[str, str]:

@@ -110,10 +110,10 @@ def test_options_are_stored_flat_and_the_rest_is_left(plans):
     assert plans == before
     assert new["nnunet_ssl"]["options"] == {"num_epochs": 250, "mask": "slice", "sizes": (4, 8), "seed": None}
     assert changes == [
-        ("num_epochs", 1000, 250),
+        ("num_epochs", "1000", "250"),
         ("mask", "box", "slice"),
-        ("sizes", (6, 6), (4, 8)),
-        ("seed", None, None),
+        ("sizes", "6,6", "4,8"),
+        ("seed", "None", "None"),
     ]
     assert new["plans_name"] == "variant"
     assert new["configurations"] == before["configurations"]
@@ -123,14 +123,15 @@ def test_options_build_on_those_of_the_source(plans):
     plans["nnunet_ssl"] = {"options": {"num_epochs": 250, "seed": 1}, "else": "kept"}
     new, changes = configure(plans, "seed=2", "save_every=5", unset=["num_epochs"])
     assert new["nnunet_ssl"] == {"options": {"seed": 2, "save_every": 5}, "else": "kept"}
-    assert changes == [("seed", 1, 2), ("save_every", 50, 5), ("num_epochs", 250, 1000)]
+    assert changes == [("seed", "1", "2"), ("save_every", "50", "5"), ("num_epochs", "250", "1000")]
 
 
 def test_an_option_that_is_no_longer_known_can_be_removed(plans):
     plans["nnunet_ssl"] = {"options": {"gone": 1}}
     with pytest.raises(ConfigError, match=r"Unknown option\(s\) gone"):
         configure(plans, "seed=2")
-    assert configure(plans, unset=["gone"])[0]["nnunet_ssl"]["options"] == {}
+    new, changes = configure(plans, unset=["gone"])
+    assert new["nnunet_ssl"]["options"] == {} and changes == [("gone", "1", "unknown")]
 
 
 def test_plan_values_of_one_configuration(plans):
@@ -159,10 +160,10 @@ def test_plan_values_of_one_configuration(plans):
     assert new["configurations"]["2d"] == plans["configurations"]["2d"]
     assert new["configurations"]["3d_cascade_fullres"] == plans["configurations"]["3d_cascade_fullres"]
     assert changes == [
-        ("3d_fullres: features_per_stage", [32, 64, 128, 256, 320], [8, 16, 32]),
-        ("3d_fullres: patch_size", [48, 80, 96], [24, 40, 48]),
-        ("3d_fullres: batch_size", 2, 4),
-        ("3d_fullres: batch_dice", False, True),
+        ("3d_fullres: features_per_stage", "32,64,128,256,320", "8,16,32"),
+        ("3d_fullres: patch_size", "48,80,96", "24,40,48"),
+        ("3d_fullres: batch_size", "2", "4"),
+        ("3d_fullres: batch_dice", "false", "true"),
     ]
 
 
@@ -297,6 +298,13 @@ def test_the_list_of_options():
     assert rows["sizes"] == ("tuple[int, ...]", "6,6", "edge of each cube")
     assert rows["undescribed"] == ("bool", "false", "")
     assert rows["seed"][:2] == ("int | None", "None")
+
+
+def test_defaults_that_differ_name_their_methods():
+    rows = {row[0]: row[2] for row in option_rows(command.known_configs())}
+    assert rows["ema_decay"].startswith("0.99")
+    assert "0.1 (MeanTeacher)" in rows["weight_unlabeled"] and "0.5 (BCP)" in rows["weight_unlabeled"]
+    assert rows["num_epochs"] == "1000"
 
 
 # Files
