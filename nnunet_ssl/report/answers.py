@@ -35,7 +35,7 @@ class Answer:
         seeds: that both have a result for.
         dice: the comparison of the mean Dice, baseline as A.
         by_seed: difference of the mean Dice for each seed.
-        all_labels: mean Dice of the baseline with all labels; NaN where it is not known.
+        all_labels: mean Dice of the baseline with all labels; NaN where it is not known, and for all labels.
         p: corrected for the number of comparisons on the page.
     """
 
@@ -71,11 +71,13 @@ class Answer:
 
 
 def answers(results: Results) -> list[Answer]:
-    """Every method at every number of labels but all, the smallest number and the best method first."""
+    """Every method at every number of labels, the smallest number and the best method first.
+
+    With all labels, too, where there were scans without labels to learn from.
+    """
     found = [
         answer
         for labeled in results.labels
-        if labeled != ALL
         for method in results.methods
         if method != BASELINE
         for answer in [_answer(results, method, labeled)]
@@ -169,7 +171,7 @@ def _answer(results: Results, method: str, labeled: str) -> Answer | None:
         return compare_dice(*(results.mean(m, labeled, chosen) for m in (BASELINE, method)))
 
     overall = dice(seeds)
-    complete = results.seeds((BASELINE, ALL))
+    complete = results.seeds((BASELINE, ALL)) if labeled != ALL else []
     every = [seed for seed in seeds if seed in complete] or complete
     upper = overall_mean(results.mean(BASELINE, ALL, every).values["Dice"]) if every else math.nan
     by_seed = tuple(dice([seed]).difference for seed in seeds)

@@ -102,7 +102,7 @@ def _row(results: Results, labeled: str, case: str) -> tuple[NDArray[Any], float
 
 
 def _columns(results: Results, labeled: str) -> list[tuple[str, str]]:
-    return [*((method, labeled) for method in results.methods), (BASELINE, ALL)]
+    return list(dict.fromkeys([*((method, labeled) for method in results.methods), (BASELINE, ALL)]))
 
 
 def _panel(
@@ -122,7 +122,7 @@ def _panel(
     )
     scores = results.scores[method, labeled, seeds[0]]
     dice = float(label_means(scores.values["Dice"].T)[scores.cases.index(case)])
-    name = "supervised, all labels" if labeled == ALL else short_name(method)
+    name = "supervised, all labels" if (method, labeled) == (BASELINE, ALL) else short_name(method)
     masks = _masks(
         _prediction(results.place, run, case, str(description["file_ending"])), description, values
     )

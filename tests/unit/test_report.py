@@ -172,6 +172,24 @@ def test_headroom_needs_all_labels(tmp_path: Path) -> None:
     assert headroom(results, "8") is None and headroom_notes(results) == []
 
 
+def test_all_labels_and_scans_without_labels(tmp_path: Path) -> None:
+    plan = dataclasses.replace(make_plan(tmp_path, (0,), labeled=()), bare=3)
+    (tmp_path / "benchmark.json").write_text(json.dumps(plan.to_json()))
+    for run in plan.runs():
+        finish(tmp_path, plan, run, dice_of(run))
+    results = read_results(tmp_path)
+    found = answers(results)
+    assert [(a.labeled, a.method, a.verdict) for a in found] == [(ALL, GOOD, "gain"), (ALL, BAD, "loss")]
+    assert np.isnan(found[0].all_labels)
+    text = sentence(found[0], results)
+    assert re.fullmatch(
+        r"With all 20 labels: supervised 87\.\d, Good 90\.\d, \+3\.\d \[.*\], p < 0\.001\. Gain\.", text
+    )
+    assert headline(found, results).startswith("Yes: Good gains 3.0 Dice points with all 20 labels. 1 of 2")
+    assert difference_plot(found, results) and efficiency_plot(results)
+    assert headline(found, results) in make_page(results).html
+
+
 def test_few_cases_cannot_tell(tmp_path: Path) -> None:
     plan = dataclasses.replace(make_plan(tmp_path, (0,)), tests=(CASES[:4],))
     (tmp_path / "benchmark.json").write_text(json.dumps(plan.to_json()))
