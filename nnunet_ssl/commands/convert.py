@@ -5,6 +5,7 @@
     nnUNetv2_ssl convert busi -i DOWNLOAD -o 515                 writes nnUNet_raw/Dataset515_BUSI
     nnUNetv2_ssl convert folder -i SCANS -o Dataset600_Liver     scans without masks go to imagesUn
     nnUNetv2_ssl convert folder -i SCANS --into 600              more scans, for the imagesUn of a dataset
+    nnUNetv2_ssl convert folder -i SCANS --predict MODEL -o IN   scans as nnUNetv2_predict -i IN takes them
 
 Files that are already right are linked, so keep the download, or add --copy. An interrupted conversion goes
 on where it was when the same command is given again.
@@ -37,6 +38,7 @@ _FOLDER_ONLY = (
     "spacing",
     "gray",
     "into",
+    "predict",
 )
 _RECIPE_ONLY = ("variant", "test_as_unlabeled")
 
@@ -50,7 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-i", type=Path, metavar="FOLDER", help="the unpacked download, or the folder of scans"
     )
-    parser.add_argument("-o", metavar="DATASET", help="number, or full name, of the new dataset")
+    parser.add_argument(
+        "-o", metavar="DATASET", help="number, or full name, of the new dataset; with --predict a folder"
+    )
     parser.add_argument("--list", action="store_true", help="print the public datasets and stop")
     parser.add_argument(
         "--about", action="store_true", help="print what is known of a public dataset and stop"
@@ -94,8 +98,8 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError(
             f"convert {args.what}: expected -i, the folder that holds the download or the scans."
         )
-    if args.into is not None:
-        _convert_into(args)
+    if args.into is not None or args.predict is not None:
+        _convert_bare(args)
         return
     if args.o is None:
         raise ConfigError(
@@ -117,6 +121,12 @@ def _add_recipe_arguments(group: argparse._ArgumentGroup) -> None:
 
 def _add_folder_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--into", metavar="ID", help="add the scans to imagesUn of this dataset")
+    group.add_argument(
+        "--predict",
+        metavar="MODEL",
+        help="write the scans to the folder -o as nnUNetv2_predict takes them; MODEL: folder of the trained "
+        "model, or its dataset",
+    )
     group.add_argument("--images", metavar="PATTERN", help="files that are scans, such as '*/t1.nii.gz'")
     group.add_argument(
         "--modality", metavar="NAME", help="DICOM series to take, such as CT, where several lie"
@@ -228,15 +238,20 @@ def _show(labels: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in labels.items())
 
 
-def _convert_into(args: argparse.Namespace) -> None:
-    from nnunet_ssl.conversion.into import add_unlabeled, plan_into
+def _convert_bare(args: argparse.Namespace) -> None:
+    from nnunet_ssl.conversion.into import add_scans, plan_into, plan_predict
     from nnunet_ssl.tables import format_table
 
-    plan = plan_into(args.i, args.into, _options(args))
+    if args.predict is None:
+        plan = plan_into(args.i, args.into, _options(args))
+    elif args.into is not None or args.o is None:
+        raise ConfigError("--predict MODEL: expected -o with a folder for the scans, and no --into.")
+    else:
+        plan = plan_predict(args.i, args.predict, Path(args.o), _options(args))
     print(format_table(plan.rows(), ["case", "what"]))
     if not args.dry_run:
-        added = add_unlabeled(plan, _processes(args), args.copy, args.skip_errors)
-        print(f"Added {added} scans to {plan.folder / 'imagesUn'}.")
+        added = add_scans(plan, _processes(args), args.copy, args.skip_errors)
+        print(f"Added {added} scans to {plan.images}.")
 
 
 def _write(plan: DatasetPlan, args: argparse.Namespace) -> None:

@@ -13,13 +13,14 @@ from typing import Any, Literal
 
 from nnunet_ssl.errors import DataError
 
-Subset = Literal["train", "unlabeled", "test"]
+Subset = Literal["train", "unlabeled", "test", "predict"]
 
 # A file, which is linked where nnU-Net can read it as it is; or a function that makes the image. Functions
 # are called in other processes: give a ``functools.partial`` of a function of a module, with paths as
 # arguments.
 Source = Path | Callable[[], Any]
 
+# Of a dataset; scans to predict belong to none.
 IMAGE_FOLDERS: Mapping[Subset, str] = {"train": "imagesTr", "unlabeled": "imagesUn", "test": "imagesTs"}
 LABEL_FOLDERS: Mapping[Subset, str] = {"train": "labelsTr", "test": "labelsTs"}
 
@@ -34,7 +35,7 @@ class Case:
         identifier: its name in nnU-Net's folders, without channel and file ending.
         images: one source per channel.
         label: its label map, if it has one.
-        subset: ``train`` (labelled), ``unlabeled`` or ``test``.
+        subset: ``train`` (labelled), ``unlabeled``, ``test``, or ``predict``: a scan that no dataset gets.
         group: the patient, sweep or centre that must not be torn apart by a split; the case itself if empty.
 
     Raises:

@@ -40,7 +40,7 @@ class Outcome:
 
 def targets(case: Case, file_ending: str) -> list[str]:
     """Paths of every file of a case, relative to the dataset: the channels, then the label if it has one."""
-    folder = IMAGE_FOLDERS[case.subset]
+    folder = IMAGE_FOLDERS.get(case.subset, ".")
     paths = [f"{folder}/{case.identifier}_{i:04d}{file_ending}" for i in range(len(case.images))]
     if case.label is not None:
         paths.append(f"{LABEL_FOLDERS[case.subset]}/{case.identifier}{file_ending}")

@@ -100,7 +100,7 @@ def dataset_folder(root: Root, id_or_name: int | str) -> Path:
     return folder
 
 
-def existing_folder(root: Root, name: str) -> Path | None:
+def existing_folder(root: Root | Literal["results"], name: str) -> Path | None:
     """Folder of a dataset by its full name, or ``None`` where it or the environment variable is missing."""
     base = os.environ.get(f"nnUNet_{root}")
     folder = Path(base) / name if base else None

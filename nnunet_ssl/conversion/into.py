@@ -1,14 +1,21 @@
-"""Add scans to ``imagesUn`` of a dataset that is there already."""
+"""Scans without masks: add them to ``imagesUn`` of a dataset, or name them for ``nnUNetv2_predict``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from nnunet_ssl.conversion.cases import Case, check_unique
 from nnunet_ssl.conversion.convert_case import Job, targets
-from nnunet_ssl.conversion.dataset_json import dataset_folder, list_images, read_dataset_json
+from nnunet_ssl.conversion.dataset_json import (
+    dataset_folder,
+    existing_folder,
+    find_dataset,
+    list_images,
+    read_dataset_json,
+)
 from nnunet_ssl.conversion.folder import scans_of
 from nnunet_ssl.conversion.folder_options import FolderOptions
 from nnunet_ssl.conversion.images import PICTURES
@@ -21,18 +28,25 @@ class AddPlan:
     """Scans to add.
 
     Attributes:
-        folder: of the dataset.
+        folder: of the dataset, or that of scans to predict.
+        place: of the images within it.
         file_ending: of its files.
         gray: pictures become gray.
         cases: to add.
-        present: identifiers that are in imagesUn already.
+        present: identifiers that are there already.
     """
 
     folder: Path
+    place: str
     file_ending: str
     gray: bool
     cases: Sequence[Case]
     present: frozenset[str]
+
+    @property
+    def images(self) -> Path:
+        """Folder that gets the scans."""
+        return self.folder / self.place
 
     def rows(self) -> list[tuple[str, str]]:
         """Rows of case and what is done with it."""
@@ -40,43 +54,82 @@ class AddPlan:
 
 
 def plan_into(folder: Path, dataset: str, options: FolderOptions) -> AddPlan:
-    """Plan to add the scans of a folder; files whose names say that they are masks are left out.
+    """Plan to add the scans of a folder to ``imagesUn``; files with names of masks are left out.
 
     Raises:
         DataError: there is no such dataset, a scan has another number of channels than it, or bears the name
             of one of its labelled or test cases.
     """
     target = dataset_folder("raw", dataset)
-    content = read_dataset_json(target)
-    ending, channels = content["file_ending"], len(content["channel_names"])
-    gray = not (ending in PICTURES and channels == 3)
-    cases = scans_of(folder, options)
-    check_unique(cases)
-    files = channels if gray else 1
-    for case in cases:
-        if len(case.images) != files:
-            raise DataError(
-                f"Scan {case.identifier} has {len(case.images)} channel file(s), but {target.name} has "
-                f"{files}. Unlabelled scans need the channels of the labelled ones."
-            )
+    plan = _plan(scans_of(folder, options), read_dataset_json(target), target.name, target, "imagesUn")
     for place in ("imagesTr", "imagesTs"):
-        both = sorted({case.identifier for case in cases} & set(list_images(target / place, ending)))
+        images = list_images(target / place, plan.file_ending)
+        both = sorted({case.identifier for case in plan.cases} & set(images))
         if both:
             raise DataError(
                 f"{len(both)} scan(s) bear the name of a case in {place}: {', '.join(both[:5])}. A case can "
                 "play one part only: rename the scans if they are others, or take them out."
             )
-    there = {name for name, paths in list_images(target / "imagesUn", ending).items() if len(paths) == files}
-    return AddPlan(target, ending, gray, cases, frozenset(there))
+    return plan
 
 
-def add_unlabeled(plan: AddPlan, processes: int = 1, copy: bool = False, skip_errors: bool = False) -> int:
+def plan_predict(folder: Path, model: str, target: Path, options: FolderOptions) -> AddPlan:
+    """Plan to write the scans of a folder as ``nnUNetv2_predict -i`` takes them.
+
+    Args:
+        folder: holds the scans; files whose names say that they are masks are left out.
+        model: folder of a trained model, or a dataset that is in one of nnU-Net's three folders.
+        target: gets the scans.
+        options: how the folder is read.
+
+    Raises:
+        DataError: there is no such model, or a scan has another number of channels than it.
+    """
+    content, name = _description(model)
+    cases = [replace(case, subset="predict") for case in scans_of(folder, options)]
+    return _plan(cases, content, name, target, ".")
+
+
+def _plan(cases: Sequence[Case], content: Mapping[str, Any], name: str, target: Path, place: str) -> AddPlan:
+    ending, channels = content["file_ending"], len(content["channel_names"])
+    gray = not (ending in PICTURES and channels == 3)
+    check_unique(cases)
+    files = channels if gray else 1
+    for case in cases:
+        if len(case.images) != files:
+            raise DataError(
+                f"Scan {case.identifier} has {len(case.images)} channel file(s), but {name} has "
+                f"{files}. All scans need the same channels."
+            )
+    there = {case for case, paths in list_images(target / place, ending).items() if len(paths) == files}
+    return AddPlan(target, place, ending, gray, cases, frozenset(there))
+
+
+def _description(model: str) -> tuple[dict[str, Any], str]:
+    """``dataset.json`` of a model or dataset, and a name for messages."""
+    if (Path(model) / "dataset.json").is_file():
+        return read_dataset_json(Path(model)), Path(model).resolve().name
+    name = find_dataset(model)
+    for root in ("raw", "preprocessed", "results"):
+        folder = existing_folder(root, name)
+        found = (
+            [] if folder is None else [*folder.glob("dataset.json"), *sorted(folder.glob("*/dataset.json"))]
+        )
+        if found:
+            return read_dataset_json(found[0].parent), name
+    raise DataError(
+        f"No dataset.json of {name} in nnUNet_raw, nnUNet_preprocessed or nnUNet_results. Name the folder "
+        "of the trained model, the one that holds plans.json."
+    )
+
+
+def add_scans(plan: AddPlan, processes: int = 1, copy: bool = False, skip_errors: bool = False) -> int:
     """Write the scans; returns how many were added.
 
     Raises:
         DataError: some failed. The others are there, and a second call adds only what is missing.
     """
-    (plan.folder / "imagesUn").mkdir(exist_ok=True)
+    plan.images.mkdir(parents=True, exist_ok=True)
     jobs = [
         Job(case, plan.folder, plan.file_ending, {}, plan.gray, copy, "")
         for case in plan.cases

@@ -358,6 +358,41 @@ def test_into_adds_bare_scans_once(folder, raw, tmp_path, capsys):
         run("folder", "-i", more, "--into", "701")
 
 
+@pytest.mark.parametrize("root", ["model", "raw", "results"])
+def test_scans_to_predict(folder, raw, tmp_path, monkeypatch, capsys, root):
+    """The model's dataset.json says how; it may be all that there is of the dataset."""
+    write(folder / "q1" / "ct.nrrd", scan(1))
+    write(folder / "q2.nii.gz", scan(2))
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    model = {
+        "model": tmp_path / "anywhere",
+        "raw": raw / NAME,
+        "results": tmp_path / "results" / NAME / "nnUNetTrainerPICK__nnUNetPlans__3d_fullres",
+    }[root]
+    model.mkdir(parents=True)
+    content = {"labels": {"background": 0, "a": 1}, "channel_names": {"0": "CT"}, "file_ending": ".nii.gz"}
+    (model / "dataset.json").write_text(json.dumps(content))
+    wanted = model if root == "model" else "701"
+    run("folder", "-i", folder, "--predict", wanted, "-o", tmp_path / "new" / "scans")
+    assert files(tmp_path / "new" / "scans") == ["q1_0000.nii.gz", "q2_0000.nii.gz"]
+    np.testing.assert_array_equal(read(tmp_path / "new" / "scans" / "q1_0000.nii.gz"), scan(1))
+    run("folder", "-i", folder, "--predict", wanted, "-o", tmp_path / "new" / "scans")
+    assert "Added 0 scans" in capsys.readouterr().out
+    content["channel_names"] = {"0": "T1", "1": "T2"}
+    (model / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"has 1 channel file\(s\), but .* has 2"):
+        run("folder", "-i", folder, "--predict", wanted, "-o", tmp_path / "others")
+
+
+def test_scans_to_predict_need_a_model_and_a_place(folder, raw, tmp_path):
+    write(folder / "q1.nii.gz", scan())
+    with pytest.raises(ConfigError, match="expected -o with a folder"):
+        run("folder", "-i", folder, "--predict", "701")
+    (raw / NAME).mkdir()
+    with pytest.raises(DataError, match="Name the folder of the trained model"):
+        run("folder", "-i", folder, "--predict", "701", "-o", tmp_path / "out")
+
+
 def test_into_keeps_what_worked(folder, raw, tmp_path):
     write(folder / "p1.nii.gz", scan())
     write(folder / "p1_seg.nii.gz", blob())
