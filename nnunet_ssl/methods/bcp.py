@@ -34,8 +34,9 @@ class BCPConfig:
         weight_unlabeled: alpha, weight of the pseudo-labelled voxels.
         ema_decay: decay of the teacher.
         bcp_box_side: beta, each side of the box as a share of the patch's.
-        bcp_probability: share of the mixes that are mixed; the others are the labelled image alone. With
-            the paper's 1 no training sees a whole image.
+        bcp_probability: share of the mixes that are mixed; the others are the labelled image alone. The paper
+            has 1, and batch norm: with instance norm a network that never saw a whole image does worse on
+            one (left atrium 81.6 against 84.2, hippocampus 77.7 against 78.8).
         bcp_largest_component: keep the largest connected component of each label of a pseudo-label. Right
             for one organ of each kind; wrong for lesions or paired organs.
     """
@@ -44,7 +45,7 @@ class BCPConfig:
     weight_unlabeled: float = 0.5
     ema_decay: float = 0.99
     bcp_box_side: float = 2 / 3
-    bcp_probability: float = 1.0
+    bcp_probability: float = 0.5
     bcp_largest_component: bool = True
 
     def __post_init__(self) -> None:

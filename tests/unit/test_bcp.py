@@ -173,7 +173,8 @@ def stubbed(monkeypatch):
         elif not space.table.has_regions:
             z = [torch.cat([torch.zeros_like(x[:, :1]), x], dim=1) for x in z]
         stub = Stub(z[0].requires_grad_(), z[1])
-        taught = method(space, deep_supervision=False, bcp_largest_component=False, **options)
+        options = {"bcp_largest_component": False, "bcp_probability": 1.0, **options}
+        taught = method(space, deep_supervision=False, **options)
         return taught, stub, batch
 
     return make
@@ -433,7 +434,8 @@ def test_warm_up_is_nnunets_loss_of_labelled_mixes(monkeypatch):
         half = source.shape[-1] // 2
         target[..., :half] = source[[1, 2, 0]][..., :half]
     expected = nnunet_loss(space)(network(images), targets)
-    terms = step(method(space), network, replace(batch, unlabeled=None), progress=0.0)
+    taught = method(space, bcp_probability=1.0)
+    terms = step(taught, network, replace(batch, unlabeled=None), progress=0.0)
     assert terms["labeled"][0].item() == pytest.approx(expected.item(), rel=1e-6)
 
 
@@ -544,8 +546,9 @@ def test_options_out_of_range(options):
         BCPConfig(**options)
 
 
-def test_paper_defaults():
+def test_defaults_are_the_papers_but_for_whole_images():
     config = BCPConfig()
+    assert config.bcp_probability == 0.5
     assert (config.weight_unlabeled, config.ema_decay, config.bcp_box_side) == (0.5, 0.99, 2 / 3)
     assert config.bcp_largest_component
 
