@@ -75,7 +75,7 @@ def submit(
         submitit: Any = importlib.import_module("submitit")
     except ImportError as error:
         raise ConfigError(
-            "--slurm needs submitit, which is not installed: pip install 'nnunet-ssl[slurm]'."
+            "--slurm needs submitit, which is not installed: pip install submitit."
         ) from error
     try:
         executor = submitit.AutoExecutor(folder=folder, cluster=cluster)

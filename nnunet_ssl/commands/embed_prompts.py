@@ -3,7 +3,7 @@
 Every foreground label has a sentence, such as "Segment the breast cancer in the ultrasound image.": that of
 dataset.json (nnunet_ssl, tasks, prompts), that of --prompt, or one made from the names of task and label.
 nnUNetTrainerProPL keeps the result in the network, so that neither training nor prediction needs the text
-encoder. Needs the package transformers: pip install 'nnunet-ssl[text]'.
+encoder. Needs the package transformers.
 
 With -o instead of -d the sentences of --prompt are written to a file, with which a trained network can be
 asked in other words: nnUNet_ssl_prompts=FILE nnUNetv2_predict ...

@@ -13,7 +13,7 @@ from nnunet_ssl.conversion.dicom import read_series
 from nnunet_ssl.conversion.folder_scan import Item
 from nnunet_ssl.errors import DataError
 
-_EXTRA = "{} needs {}. Install it: pip install 'nnunet-ssl[convert]'"
+_EXTRA = "{0} needs {1}. Install it: pip install {1}"
 
 
 def names_in(item: Item) -> list[str]:

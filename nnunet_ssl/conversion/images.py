@@ -210,7 +210,7 @@ def _h5py() -> Any:
     try:
         import h5py
     except ImportError as error:
-        raise DataError("HDF5 files need h5py. Install it: pip install 'nnunet-ssl[convert]'") from error
+        raise DataError("HDF5 files need h5py. Install it: pip install h5py") from error
     return h5py
 
 

@@ -227,7 +227,7 @@ def _load_model(model: str, trust_remote_code: bool) -> tuple[Any, Any]:
         from transformers.utils import logging
     except ImportError:
         raise ConfigError(
-            "Text encoders need the package transformers. Install it: pip install 'nnunet-ssl[text]'"
+            "Text encoders need the package transformers. Install it: pip install transformers"
         ) from None
     logging.disable_progress_bar()
     options = {"trust_remote_code": trust_remote_code, "local_files_only": Path(model).is_dir()}
