@@ -74,9 +74,7 @@ def submit(
     try:
         submitit: Any = importlib.import_module("submitit")
     except ImportError as error:
-        raise ConfigError(
-            "--slurm needs submitit, which is not installed: pip install submitit."
-        ) from error
+        raise ConfigError("--slurm needs submitit, which is not installed: pip install submitit.") from error
     try:
         executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
         executor.update_parameters(**{"name": "nnunet_ssl", **parameters})

@@ -108,9 +108,7 @@ def _header(path: Path) -> Any:
     try:
         import pydicom
     except ImportError as error:
-        raise DataError(
-            f"{path} is DICOM, which needs pydicom. Install it: pip install pydicom"
-        ) from error
+        raise DataError(f"{path} is DICOM, which needs pydicom. Install it: pip install pydicom") from error
     try:
         return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
     except (pydicom.errors.InvalidDicomError, OSError, EOFError) as error:
