@@ -49,6 +49,18 @@ def sample_masks(
     return _slice_masks(fractions, shape, generator)
 
 
+def leave_whole(masks: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Set masks to 1 everywhere, all but a share of ``probability``: ``mix`` leaves those images whole.
+
+    Args:
+        masks: (N, 1, *spatial), of any dtype and device.
+        probability: of a mask to stay as it is.
+        generator: CPU generator.
+    """
+    whole = torch.rand(len(masks), generator=generator) >= probability
+    return masks.masked_fill(whole.to(masks.device).view(-1, *[1] * (masks.ndim - 1)), 1)
+
+
 def mix(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
     """``a`` where the mask is 1, ``b`` where it is 0 (VerSemi eq. 2); any dtype, channels alike."""
     return torch.where(mask.bool(), a, b)

@@ -17,7 +17,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from nnunet_ssl.config import check_range
-from nnunet_ssl.masks import mix, resize_masks, sample_masks
+from nnunet_ssl.masks import leave_whole, mix, resize_masks, sample_masks
 from nnunet_ssl.methods.base import Batch, Method, Terms
 from nnunet_ssl.nn.ema import TEACHER, num_updates, start_other, update_teacher
 from nnunet_ssl.nn.multi_decoder import MultiDecoderUNet
@@ -92,10 +92,10 @@ class BCP(Method):
         sources = batch.need_unlabeled()
         half = max(len(batch.labeled), len(sources))
         every = torch.arange(half, device=sources.device)
-        i, p = torch.cat([every, every + 1]) % len(batch.labeled), torch.cat([every, every]) % len(sources)
+        i, p = torch.cat([every, every + 1]) % len(batch.labeled), every.repeat(2) % len(sources)
         known = self._boxes(2 * half, sources, generator)  # x_in = x_i M + x_p (1 - M)
         known[half:] = ~known[half:]  # x_out, with other pairs, has it the other way round
-        known |= self._left_whole(known, generator)
+        known = leave_whole(known, self.config.bcp_probability, generator)
 
         def run(parts: MultiDecoderUNet, images: Tensor) -> tuple[Outputs, Tensor]:
             with torch.no_grad():
@@ -136,8 +136,8 @@ class BCP(Method):
     def _warm_up(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
         """Copy-paste among labelled images of one task: of another one the box's labels would be unknown."""
         partner = _next_of_same_task(batch.tasks)
-        mask = self._boxes(len(batch.labeled), batch.labeled, generator)
-        mask |= self._left_whole(mask, generator)
+        boxes = self._boxes(len(batch.labeled), batch.labeled, generator)
+        mask = leave_whole(boxes, self.config.bcp_probability, generator)
         everything = torch.ones_like(mask)
         targets = [mix(t, t[partner], _resized(mask, t)) for t in batch.targets]
         targets = [masked_target(t, everything, self.space) for t in targets]
@@ -154,13 +154,6 @@ class BCP(Method):
         """M, (count, 1, *spatial) bool; the official code takes one box for the whole batch."""
         side = (self.config.bcp_box_side, self.config.bcp_box_side)
         return sample_masks("box", count, images.shape[2:], side, generator, "side").bool().to(images.device)
-
-    def _left_whole(self, masks: Tensor, generator: torch.Generator) -> Tensor:
-        """Which mixes are none: (N, 1, ...) bool."""
-        if self.config.bcp_probability == 1:
-            return torch.zeros_like(masks)
-        drawn = torch.rand(len(masks), generator=generator) >= self.config.bcp_probability
-        return drawn.to(masks.device).view(-1, *[1] * (masks.ndim - 1))
 
     @torch.compiler.disable  # SciPy looks for the components
     def _pseudo_label(self, logits: Tensor) -> Tensor:

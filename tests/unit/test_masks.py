@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
 
-from nnunet_ssl.masks import mix, resize_masks, sample_masks
+from nnunet_ssl.masks import leave_whole, mix, resize_masks, sample_masks
 from tests.unit.toy import generator
 
 KINDS = ["box", "random", "slice"]
@@ -192,3 +192,14 @@ def test_mixing_then_downsampling_is_downsampling_then_mixing(shape, scales, kin
 def test_resize_to_the_same_shape_is_the_mask_itself():
     mask = sample_masks("box", 2, (4, 6), RATIO, generator())
     assert resize_masks(mask, (4, 6)) is mask
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
+def test_some_masks_leave_images_whole(dtype):
+    masks = sample_masks("box", 200, (4, 6), RATIO, generator()).to(dtype)
+    left = leave_whole(masks, 0.3, generator(1))
+    whole = left.flatten(1).bool().all(1)
+    assert left.dtype == dtype and 0.6 < whole.float().mean() < 0.8
+    assert torch.equal(left[~whole], masks[~whole])
+    assert torch.equal(leave_whole(masks, 1, generator()), masks)
+    assert leave_whole(masks, 0, generator()).bool().all()
