@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from nnunet_ssl.benchmark.estimate import Budget, budget, clock
-from nnunet_ssl.benchmark.plan import BASELINE, PSEUDO_LABELS, Run
+from nnunet_ssl.benchmark.plan import ALL, BASELINE, PSEUDO_LABELS, Run
 from nnunet_ssl.conversion.dataset_json import read_json
 from nnunet_ssl.evaluation import bootstrap
 from nnunet_ssl.pseudo_labels import HIDDEN_DICE, PREFIX
@@ -173,9 +173,10 @@ def _watches_hidden_labels(results: Results) -> bool:
 
 def _case_pictures(results: Results) -> list[Picture]:
     pictures = []
+    # The baseline with all labels stands beside those with fewer: it needs no picture of its own
+    compared = any(results.seeds((m, ALL)) for m in results.methods if m != BASELINE)
     for labeled in results.labels:
-        compared = any(results.seeds((m, labeled)) for m in results.methods if m != BASELINE)
-        drawn = overlay_picture(results, labeled) if compared else None
+        drawn = overlay_picture(results, labeled) if labeled != ALL or compared else None
         if drawn is not None:
             ranks = ", ".join(f"{rank} case {case}" for rank, case in drawn[1].items())
             caption = f"{results.name_of_labels(labeled)}: {ranks} (by the mean Dice of all methods)."

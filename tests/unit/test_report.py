@@ -383,6 +383,9 @@ def test_worst_and_median_cases(tmp_path: Path) -> None:
     assert drawn is not None and drawn[0].startswith(b"\x89PNG")
     page = make_page(results)
     assert "worst case t00, median case t06" in page.html
+    begun = {key: scores for key, scores in results.scores.items() if key[0] == BASELINE}
+    names = [picture.file for picture in make_page(dataclasses.replace(results, scores=begun)).pictures]
+    assert "cases_2.png" in names and "cases_all.png" not in names  # before any method is done
     (place.run(next(iter(results.done))) / "predictions" / "t00.nii.gz").unlink()
     again = overlay_picture(results, "2")
     assert again is not None and len(again[0]) < len(drawn[0])  # the other case alone
