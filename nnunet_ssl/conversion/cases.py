@@ -67,6 +67,11 @@ class Case:
         return self.group or self.identifier
 
 
+def image_folder(case: Case) -> str:
+    """Folder of a case's images, relative to the dataset or to the folder of scans to predict."""
+    return IMAGE_FOLDERS.get(case.subset, ".")
+
+
 def if_there(label: Path) -> Path | None:
     """The label of a test scan, which publishers may keep to themselves."""
     return label if label.is_file() else None

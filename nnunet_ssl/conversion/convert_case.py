@@ -11,7 +11,7 @@ from typing import Any
 import SimpleITK as sitk
 
 from nnunet_ssl.conversion import geometry, images
-from nnunet_ssl.conversion.cases import IMAGE_FOLDERS, LABEL_FOLDERS, Case, Source, files_of
+from nnunet_ssl.conversion.cases import LABEL_FOLDERS, Case, Source, files_of, image_folder
 from nnunet_ssl.conversion.merge_files import place_file
 from nnunet_ssl.errors import DataError, NNUNetSSLError
 
@@ -40,7 +40,7 @@ class Outcome:
 
 def targets(case: Case, file_ending: str) -> list[str]:
     """Paths of every file of a case, relative to the dataset: the channels, then the label if it has one."""
-    folder = IMAGE_FOLDERS.get(case.subset, ".")
+    folder = image_folder(case)
     paths = [f"{folder}/{case.identifier}_{i:04d}{file_ending}" for i in range(len(case.images))]
     if case.label is not None:
         paths.append(f"{LABEL_FOLDERS[case.subset]}/{case.identifier}{file_ending}")

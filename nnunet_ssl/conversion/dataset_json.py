@@ -107,6 +107,12 @@ def existing_folder(root: Root | Literal["results"], name: str) -> Path | None:
     return folder if folder is not None and folder.is_dir() else None
 
 
+def described_folders(name: str) -> list[Path]:
+    """Folders of a dataset in nnUNet_raw and nnUNet_preprocessed that hold a ``dataset.json``."""
+    folders = [existing_folder("raw", name), existing_folder("preprocessed", name)]
+    return [f for f in folders if f is not None and (f / "dataset.json").is_file()]
+
+
 def read_dataset_json(folder: Path) -> dict[str, Any]:
     """``dataset.json`` of a dataset folder.
 

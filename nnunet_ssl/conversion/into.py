@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_ssl.conversion.cases import Case, check_unique
+from nnunet_ssl.conversion.cases import Case, check_unique, image_folder
 from nnunet_ssl.conversion.convert_case import Job, targets
 from nnunet_ssl.conversion.dataset_json import (
     dataset_folder,
+    described_folders,
     existing_folder,
     find_dataset,
     list_images,
@@ -29,7 +30,6 @@ class AddPlan:
 
     Attributes:
         folder: of the dataset, or that of scans to predict.
-        place: of the images within it.
         file_ending: of its files.
         gray: pictures become gray.
         cases: to add.
@@ -37,7 +37,6 @@ class AddPlan:
     """
 
     folder: Path
-    place: str
     file_ending: str
     gray: bool
     cases: Sequence[Case]
@@ -46,7 +45,7 @@ class AddPlan:
     @property
     def images(self) -> Path:
         """Folder that gets the scans."""
-        return self.folder / self.place
+        return self.folder / image_folder(self.cases[0])
 
     def rows(self) -> list[tuple[str, str]]:
         """Rows of case and what is done with it."""
@@ -61,7 +60,7 @@ def plan_into(folder: Path, dataset: str, options: FolderOptions) -> AddPlan:
             of one of its labelled or test cases.
     """
     target = dataset_folder("raw", dataset)
-    plan = _plan(scans_of(folder, options), read_dataset_json(target), target.name, target, "imagesUn")
+    plan = _plan(scans_of(folder, options), read_dataset_json(target), target.name, target)
     for place in ("imagesTr", "imagesTs"):
         images = list_images(target / place, plan.file_ending)
         both = sorted({case.identifier for case in plan.cases} & set(images))
@@ -87,10 +86,10 @@ def plan_predict(folder: Path, model: str, target: Path, options: FolderOptions)
     """
     content, name = _description(model)
     cases = [replace(case, subset="predict") for case in scans_of(folder, options)]
-    return _plan(cases, content, name, target, ".")
+    return _plan(cases, content, name, target)
 
 
-def _plan(cases: Sequence[Case], content: Mapping[str, Any], name: str, target: Path, place: str) -> AddPlan:
+def _plan(cases: Sequence[Case], content: Mapping[str, Any], name: str, target: Path) -> AddPlan:
     ending, channels = content["file_ending"], len(content["channel_names"])
     gray = not (ending in PICTURES and channels == 3)
     check_unique(cases)
@@ -101,8 +100,9 @@ def _plan(cases: Sequence[Case], content: Mapping[str, Any], name: str, target: 
                 f"Scan {case.identifier} has {len(case.images)} channel file(s), but {name} has "
                 f"{files}. All scans need the same channels."
             )
-    there = {case for case, paths in list_images(target / place, ending).items() if len(paths) == files}
-    return AddPlan(target, place, ending, gray, cases, frozenset(there))
+    there = list_images(target / image_folder(cases[0]), ending)
+    present = frozenset(case for case, paths in there.items() if len(paths) == files)
+    return AddPlan(target, ending, gray, cases, present)
 
 
 def _description(model: str) -> tuple[dict[str, Any], str]:
@@ -110,17 +110,15 @@ def _description(model: str) -> tuple[dict[str, Any], str]:
     if (Path(model) / "dataset.json").is_file():
         return read_dataset_json(Path(model)), Path(model).resolve().name
     name = find_dataset(model)
-    for root in ("raw", "preprocessed", "results"):
-        folder = existing_folder(root, name)
-        found = (
-            [] if folder is None else [*folder.glob("dataset.json"), *sorted(folder.glob("*/dataset.json"))]
+    trained = existing_folder("results", name)
+    models = [] if trained is None else sorted(file.parent for file in trained.glob("*/dataset.json"))
+    folders = [*described_folders(name), *models]
+    if not folders:
+        raise DataError(
+            f"No dataset.json of {name} in nnUNet_raw, nnUNet_preprocessed or nnUNet_results. Name the "
+            "folder of the trained model, the one that holds plans.json."
         )
-        if found:
-            return read_dataset_json(found[0].parent), name
-    raise DataError(
-        f"No dataset.json of {name} in nnUNet_raw, nnUNet_preprocessed or nnUNet_results. Name the folder "
-        "of the trained model, the one that holds plans.json."
-    )
+    return read_dataset_json(folders[0]), name
 
 
 def add_scans(plan: AddPlan, processes: int = 1, copy: bool = False, skip_errors: bool = False) -> int:

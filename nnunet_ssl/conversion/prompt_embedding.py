@@ -18,7 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_ssl.conversion.dataset_json import existing_folder, find_dataset, read_json, write_json_atomically
+from nnunet_ssl.conversion.dataset_json import (
+    described_folders,
+    existing_folder,
+    find_dataset,
+    read_json,
+    write_json_atomically,
+)
 from nnunet_ssl.errors import ConfigError, DataError
 from nnunet_ssl.tasks import BLOCK, EMBEDDING, Embedding, TaskTable
 
@@ -154,8 +160,7 @@ def dataset_folders(id_or_name: int | str) -> list[Path]:
         DataError: there is no such dataset, or neither folder holds one.
     """
     name = find_dataset(id_or_name)
-    folders = [existing_folder("raw", name), existing_folder("preprocessed", name)]
-    found = [f for f in folders if f is not None and (f / "dataset.json").is_file()]
+    found = described_folders(name)
     if not found:
         raise DataError(f"{name} has no dataset.json in nnUNet_raw or nnUNet_preprocessed. Add it.")
     return found
