@@ -486,7 +486,7 @@ def labels(dataset, count):
         yield torch.from_numpy(sitk.GetArrayFromImage(image)), image.GetSpacing()[::-1]
 
 
-@needs_data(RAW)
+@needs_data(RAW / "Dataset501_LeftAtriumMR", RAW / "Dataset504_HeadNeckCT")
 @pytest.mark.parametrize(("dataset", "count"), [("Dataset501_LeftAtriumMR", 4), ("Dataset504_HeadNeckCT", 4)])
 def test_real_labels_survive_and_equal_scipy(dataset, count):
     for array, spacing in labels(dataset, count):

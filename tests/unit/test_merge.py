@@ -535,19 +535,21 @@ def test_raw_must_be_set(monkeypatch):
         load_source(501)
 
 
-@needs_data(RAW)
+REAL = {501: "Dataset501_LeftAtriumMR", 503: "Dataset503_HippocampusMR", 504: "Dataset504_HeadNeckCT"}
+
+
+@needs_data(*(RAW / name for name in REAL.values()))
 def test_real_datasets(raw):
-    names = {501: "Dataset501_LeftAtriumMR", 503: "Dataset503_HippocampusMR", 504: "Dataset504_HeadNeckCT"}
-    for name in names.values():
+    for name in REAL.values():
         (raw / name).symlink_to(RAW / name)
-    run("-d", *map(str, names), "-o", "520", "-n", "Union")
+    run("-d", *map(str, REAL), "-o", "520", "-n", "Union")
     folder = raw / "Dataset520_Union"
     dataset_json = json.loads((folder / "dataset.json").read_text())
     assert dataset_json["channel_names"] == {"0": "mixed_MRI_CT"}
     assert dataset_json["numTraining"] == len(os.listdir(folder / "labelsTr")) == 80 + 195 + 93
     assert list(dataset_json["labels"].values()) == list(range(9))
     offsets = {"LeftAtriumMR": 0, "HippocampusMR": 1, "HeadNeckCT": 3}
-    for number, name in names.items():
+    for number, name in REAL.items():
         short = name.split("_")[1]
         assert len(list((folder / "imagesTr").glob(f"{short}_*"))) == {501: 80, 503: 195, 504: 93}[number]
         old_file = sorted((RAW / name / "labelsTr").iterdir())[0]
