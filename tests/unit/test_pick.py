@@ -25,6 +25,7 @@ from tests.unit.toy import (
     SPACES,
     Counting,
     as_targets,
+    check_strips,
     generator,
     gradients,
     label_map,
@@ -493,15 +494,11 @@ def test_preview(name, dim, tmp_path):
     with torch.no_grad():
         strips = pick_method(space).preview(network, batch, generator())
     rest = ["pseudo-label", "mask", "masked", "rebuilt", "auxiliary"]
-    assert [[p.title for p in s] for s in strips] == [["labelled", "truth", *rest], ["unlabelled", *rest]]
-    for strip, image in zip(strips, (batch.labeled, batch.unlabeled), strict=True):
-        shown = {p.title: p.values for p in strip}
-        assert all(v.shape == SHAPES[dim] for v in shown.values())
-        assert torch.equal(strip[0].values, image[0, 0])
+    for image, shown in check_strips(strips, batch, rest):
         hidden = shown["pseudo-label"] != 0
         assert torch.equal(shown["mask"].bool(), hidden)
-        assert torch.equal(shown["masked"], torch.where(hidden, 0.0, image[0, 0]))
-        assert torch.equal(shown["rebuilt"] == image[0, 0], ~hidden)
+        assert torch.equal(shown["masked"], torch.where(hidden, 0.0, image))
+        assert torch.equal(shown["rebuilt"] == image, ~hidden)
     save_previews(strips, tmp_path / "strip.png")
     assert (tmp_path / "strip.png").is_file()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch import Tensor, nn
 
-from nnunet_ssl.methods.base import Batch, Method, Terms, total_loss
+from nnunet_ssl.methods.base import Batch, Method, Panel, Terms, total_loss
 from nnunet_ssl.nn.dynamic_head import HEAD_LAYERS, HEAD_WIDTH, FilterController, prompt_vectors
 from nnunet_ssl.nn.prompted_unet import Prompted, PromptedUNet
 from nnunet_ssl.targets import LabelSpace
@@ -243,3 +243,16 @@ def assert_sound(terms: Terms, network: nn.Module, watched: Sequence[str] = ()) 
         assert weight > 0, name
         assert all(torch.isfinite(g).all() for g in gradients(value, network).values()), name
     assert torch.isfinite(total_loss(terms))
+
+
+def check_strips(
+    strips: Sequence[Sequence[Panel]], batch: Batch, rest: Sequence[str]
+) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """A labelled and an unlabelled strip with these panels after the image: each with its image, by title."""
+    assert batch.unlabeled is not None
+    assert [[p.title for p in s] for s in strips] == [["labelled", "truth", *rest], ["unlabelled", *rest]]
+    for strip, image in zip(strips, (batch.labeled, batch.unlabeled), strict=True):
+        shown = {p.title: p.values for p in strip}
+        assert all(v.shape == image.shape[2:] for v in shown.values())
+        assert torch.equal(strip[0].values, image[0, 0])
+        yield image[0, 0], shown
