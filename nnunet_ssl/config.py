@@ -25,6 +25,9 @@ ConfigT = TypeVar("ConfigT")
 FREE_OPTIONS = ("save_every", "preview_every", "monitor_batches", "monitor_hidden_labels")
 
 
+MAX_SEED = 2**32 - 1  # NumPy's
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """Budget and data flow, the same for every trainer; the defaults are nnU-Net's.
@@ -74,6 +77,8 @@ class TrainingConfig:
         check_range("oversample_foreground_percent", self.oversample_foreground_percent, low=0, high=1)
         if self.unlabeled_batch_size is not None:
             check_range("unlabeled_batch_size", self.unlabeled_batch_size, low=1)
+        if self.seed is not None:
+            check_range("seed", self.seed, low=0, high=MAX_SEED)
 
 
 def check_range(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,12 @@ def parse_parameters(items: Sequence[str]) -> tuple[str, dict[str, Any]]:
     return cluster, parameters
 
 
+def check_installed() -> None:
+    """Raise ``ConfigError`` where submitit is missing: before anything is done, not after."""
+    if importlib.util.find_spec("submitit") is None:
+        raise ConfigError("--slurm needs submitit, which is not installed: pip install submitit.")
+
+
 def submit(
     steps: Steps, runs: Sequence[Run], folder: Path, cluster: str, parameters: Mapping[str, Any]
 ) -> list[tuple[str, tuple[Run, ...], Any]]:
@@ -69,12 +76,9 @@ def submit(
         Identifier, runs and submitit's handle of each job.
 
     Raises:
-        ConfigError: submitit is not installed, there is no SLURM, or it does not know a parameter.
+        ConfigError: there is no SLURM, or it does not know a parameter.
     """
-    try:
-        submitit: Any = importlib.import_module("submitit")
-    except ImportError as error:
-        raise ConfigError("--slurm needs submitit, which is not installed: pip install submitit.") from error
+    submitit: Any = importlib.import_module("submitit")
     try:
         executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
         executor.update_parameters(**{"name": "nnunet_ssl", **parameters})

@@ -100,7 +100,7 @@ def do_run(steps: Steps, run: Run) -> None:
             # A task that the user asks for in his shell is none that the benchmark asks for
             seconds = run_steps(todo, folder, {TASK_VARIABLE: "", **place.environment})
         except Exception as error:
-            message = _reworded(error)
+            message = _message(error)
             write_json_atomically(folder / FAILED, {"run": run.name, "error": message})
             raise RunFailedError(message) from error
         done = {
@@ -136,10 +136,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _reworded(error: Exception) -> str:
-    """The message without the advice that is meant for the demo; of an unforeseen error its kind, too."""
-    text = str(error).replace("Run the demo again to continue from this step.", "").strip()
-    return text if isinstance(error, NNUNetSSLError) else f"{type(error).__name__}: {text}"
+def _message(error: Exception) -> str:
+    """The message; of an unforeseen error its kind, too."""
+    return str(error) if isinstance(error, NNUNetSSLError) else f"{type(error).__name__}: {error}"
 
 
 @contextlib.contextmanager

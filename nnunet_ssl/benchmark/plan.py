@@ -30,6 +30,7 @@ class Settings:
         folds: instead of fixed test cases, this many disjoint test sets that cover all cases; 0 for fixed.
         val: share of the training cases for the online validation, which no result depends on.
         group_regex: names the patient in a case identifier.
+        mirroring: predict with nnU-Net's test-time mirroring.
     """
 
     dataset: str
@@ -39,6 +40,7 @@ class Settings:
     folds: int = 0
     val: float = 0.1
     group_regex: str | None = None
+    mirroring: bool = True
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,16 @@ class Wish:
     def joined(self, other: Wish) -> Wish:
         """Both together, without repetition, this one's first."""
         return Wish(
-            tuple(dict.fromkeys(self.trainers + other.trainers)),
-            tuple(dict.fromkeys(self.labeled + other.labeled)),
-            tuple(dict.fromkeys(self.seeds + other.seeds)),
+            self.trainers + other.trainers,
+            self.labeled + other.labeled,
+            self.seeds + other.seeds,
             self.pseudo_labels or other.pseudo_labels,
         )
+
+    def __post_init__(self) -> None:
+        """Drop repetitions, which would be the same runs twice."""
+        for name in ("trainers", "labeled", "seeds"):
+            object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
 
 
 @dataclass(frozen=True)

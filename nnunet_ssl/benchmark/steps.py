@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nnunet_ssl.benchmark.curves import CURVES, save_curves
 from nnunet_ssl.benchmark.plan import BASELINE, PSEUDO_LABELS, Plan, Run
 from nnunet_ssl.benchmark.source import Source
 from nnunet_ssl.benchmark.workplace import Workplace, data_identifier, link_files, link_images
@@ -16,24 +17,20 @@ from nnunet_ssl.demo.run import Action, Command, Step
 from nnunet_ssl.errors import DataError
 from nnunet_ssl.inference.prompts import TASK_VARIABLE
 
-CURVES = "curves.json"
-
 
 @dataclass(frozen=True)
 class Machine:
-    """How commands are run; results should not depend on it, but for ``mirroring``.
+    """How commands are run; results should not depend on it.
 
     Attributes:
         device: nnU-Net's ``-device``.
         num_gpus: nnU-Net's ``-num_gpus``.
-        mirroring: predict with nnU-Net's test-time mirroring.
         processes: worker processes of preprocessing, prediction and scoring; 0 works in the command itself,
             but for preprocessing.
     """
 
     device: str = "cuda"
     num_gpus: int = 1
-    mirroring: bool = True
     processes: int = 3
 
 
@@ -96,7 +93,7 @@ class Steps:
                 trainer,
             ]
             argv += ["-device", self.machine.device]
-            argv += [] if self.machine.mirroring else ["--disable_tta"]
+            argv += [] if self.place.settings.mirroring else ["--disable_tta"]
             argv += ["-npp", str(self.machine.processes), "-nps", str(self.machine.processes)]
             title = f"Predict {task}" if task else "Predict"
             steps.append(Command(title, tuple(argv), {TASK_VARIABLE: task} if task else {}))
@@ -196,26 +193,3 @@ class Steps:
         split = {"train": train, "val": list(fold.val), UNLABELED: []}
         # The same fold as that of the other methods; the folds before it are never asked for
         write_json_atomically(preprocessed / SPLITS_FILE, [split] * (run.fold + 1))
-
-
-def save_curves(model: Path, file: Path) -> None:
-    """Take nnU-Net's log of every epoch, our loss terms included, out of the final checkpoint."""
-    import torch
-
-    # mapped, not loaded: of a large file only the few numbers are read
-    checkpoint = torch.load(model / "checkpoint_final.pth", map_location="cpu", weights_only=False, mmap=True)
-    curves = {key: _plain(values) for key, values in checkpoint["logging"].items()}
-    debug = model / "debug.json"
-    device = read_json(debug).get("gpu_name") if debug.is_file() else None
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_json_atomically(file, {"curves": curves, "gpu": device, "epoch": checkpoint["current_epoch"]})
-
-
-def _plain(values: object) -> object:
-    """Numbers of NumPy and lists of them as JSON has them; NaN, which JSON lacks, as null."""
-    import numpy as np
-
-    if isinstance(values, (list, tuple, np.ndarray)):
-        return [_plain(v) for v in values]
-    number = float(values)  # type: ignore[arg-type]
-    return number if np.isfinite(number) else None

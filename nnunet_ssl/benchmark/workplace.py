@@ -96,6 +96,25 @@ def read_benchmark(folder: Path) -> tuple[Workplace, Plan]:
     return Workplace(folder.resolve(), plan.settings), plan
 
 
+def check(place: Workplace, plan: Plan, source: Source) -> None:
+    """See whether the folder can be made or completed, before anything is written.
+
+    Raises:
+        ConfigError: the plans have changed since the folder was made.
+        DataError: cases are not preprocessed, or a scan of imagesUn is a test case.
+    """
+    for test in plan.tests:
+        check_disjoint(source.bare, IMAGES_UNLABELED, test=test)
+    plans = read_plans(source.preprocessed, place.settings.plans)
+    copy = place.preprocessed / f"{place.settings.plans}.json"
+    if copy.is_file() and read_json(copy) != plans:
+        raise ConfigError(
+            f"{place.settings.plans} changed since this benchmark was begun, so new runs would not be "
+            f"comparable. Name another folder with -o, or restore the plans ({copy} is as they were)."
+        )
+    _preprocessed_links(place, plan, source, plans)
+
+
 def prepare(place: Workplace, plan: Plan, source: Source, known: Sequence[type]) -> None:
     """Make or complete the folder; what is there already stays.
 
@@ -109,11 +128,10 @@ def prepare(place: Workplace, plan: Plan, source: Source, known: Sequence[type])
         ConfigError: the plans have changed since the folder was made.
         DataError: cases are not preprocessed, or a scan of imagesUn is a test case.
     """
-    for test in plan.tests:
-        check_disjoint(source.bare, IMAGES_UNLABELED, test=test)
+    check(place, plan, source)
     plans = read_plans(source.preprocessed, place.settings.plans)
     place.raw.mkdir(parents=True, exist_ok=True)
-    _link_preprocessed(place, plan, source, plans)
+    _link_preprocessed(place, source, _preprocessed_links(place, plan, source, plans))
     _write_plans(place, plan, plans, known)
     _link_tests(place, plan, source)
     write_json_atomically(place.raw / "dataset.json", _plain(source.dataset_json))
@@ -162,8 +180,14 @@ def _plain(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in dataset_json.items() if key != "dataset"}
 
 
-def _link_preprocessed(place: Workplace, plan: Plan, source: Source, plans: Mapping[str, Any]) -> None:
-    """Links to all preprocessed cases but fixed test cases: what is not there cannot leak."""
+def _preprocessed_links(
+    place: Workplace, plan: Plan, source: Source, plans: Mapping[str, Any]
+) -> dict[Path, Path]:
+    """Links to all preprocessed cases but fixed test cases: what is not there cannot leak.
+
+    Raises:
+        DataError: cases are not preprocessed.
+    """
     identifier = data_identifier(plans, place.settings.configuration)
     left_out = set(plan.tests[0]) if len(plan.tests) == 1 else set()
     links, found = {}, set()
@@ -184,6 +208,10 @@ def _link_preprocessed(place: Workplace, plan: Plan, source: Source, plans: Mapp
     for case in cases:
         label = source.training[case][1]
         links[label] = place.preprocessed / "gt_segmentations" / f"{case}{source.ending}"
+    return links
+
+
+def _link_preprocessed(place: Workplace, source: Source, links: Mapping[Path, Path]) -> None:
     link_files(links)
     write_json_atomically(place.preprocessed / "dataset.json", _plain(read_dataset_json(source.preprocessed)))
     fingerprint = source.preprocessed / "dataset_fingerprint.json"
@@ -193,13 +221,7 @@ def _link_preprocessed(place: Workplace, plan: Plan, source: Source, plans: Mapp
 
 def _write_plans(place: Workplace, plan: Plan, plans: Mapping[str, Any], known: Sequence[type]) -> None:
     """A copy of the plans, and one for each seed."""
-    copy = place.preprocessed / f"{place.settings.plans}.json"
-    if copy.is_file() and read_json(copy) != plans:
-        raise ConfigError(
-            f"{place.settings.plans} changed since this benchmark was begun, so new runs would not be "
-            f"comparable. Name another folder with -o, or restore the plans ({copy} is as they were)."
-        )
-    write_json_atomically(copy, plans)
+    write_json_atomically(place.preprocessed / f"{place.settings.plans}.json", plans)
     for seed in sorted({fold.seed for fold in plan.folds}):
         name = place.plans_of(seed)
         seeded, _ = configure_plans(plans, name, {"seed": str(seed)}, known=known)

@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> None:
     from nnunet_ssl.benchmark.execute import do_runs
     from nnunet_ssl.benchmark.source import load_source
     from nnunet_ssl.benchmark.steps import Steps
-    from nnunet_ssl.benchmark.workplace import Workplace, prepare
+    from nnunet_ssl.benchmark.workplace import Workplace, check, prepare
     from nnunet_ssl.commands.configure import known_configs
     from nnunet_ssl.demo.run import run_steps
 
@@ -119,12 +119,16 @@ def run(args: argparse.Namespace) -> None:
     check_trainers(plan.wish.trainers, source.preprocessed, settings.plans)
     for note in notes:
         print(note)
+    check(place, plan, source)
     if args.dry_run:
         print(_dry_run(place, plan, source))
         return
     jobs = None if args.slurm is None else cluster.parse_parameters(args.slurm)
+    if jobs is not None:
+        cluster.check_installed()
+    machine = _machine(args)
     prepare(place, plan, source, known_configs())
-    steps = Steps(place, plan, source, _machine(args))
+    steps = Steps(place, plan, source, machine)
     run_steps(steps.before_all(), folder / "runs" / "before_all", place.environment)
     todo = [r for r in plan.runs() if not place.is_done(r)]
     print(f"{len(plan.runs()) - len(todo)} of {len(plan.runs())} runs are done; folder {folder}")
@@ -170,12 +174,22 @@ def check_trainers(names: tuple[str, ...], preprocessed: Path, plans: str) -> No
 
 def _asked(args: argparse.Namespace, source: Source) -> tuple[Settings, Wish]:
     from nnunet_ssl.benchmark.plan import Settings, Wish
+    from nnunet_ssl.config import TrainingConfig
 
+    for seed in args.seeds:
+        TrainingConfig(seed=seed)  # raises what is wrong with it
     if args.folds < 0 or args.folds == 1:
         raise ConfigError(f"--folds: expected at least 2 test sets, got {args.folds}.")
     test = args.test or ("imagesTs" if source.test and not args.folds else "0.2")
     settings = Settings(
-        source.name, args.c, args.p, "" if args.folds else test, args.folds, args.val, args.group_regex
+        source.name,
+        args.c,
+        args.p,
+        "" if args.folds else test,
+        args.folds,
+        args.val,
+        args.group_regex,
+        mirroring=not args.disable_tta,
     )
     return settings, Wish(tuple(args.trainers), tuple(args.labeled), tuple(args.seeds), args.pseudo_labels)
 
@@ -241,4 +255,4 @@ def _machine(args: argparse.Namespace) -> Machine:
     device = args.device or ("cuda" if torch.cuda.is_available() or args.slurm else "cpu")
     if args.num_gpus > 1 and device != "cuda":
         raise NNUNetSSLError(f"-num_gpus {args.num_gpus} needs -device cuda, not {device}.")
-    return Machine(device, args.num_gpus, not args.disable_tta, args.np)
+    return Machine(device, args.num_gpus, args.np)

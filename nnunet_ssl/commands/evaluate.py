@@ -66,6 +66,8 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         DataError: files are missing or do not fit together.
     """
+    if args.o is not None and args.o.suffix != ".json":
+        raise ConfigError(f"-o: expected a name that ends in .json, got {args.o}. The CSV is put beside it.")
     if args.compare is not None:
         _compare(args)
         return
@@ -75,18 +77,18 @@ def run(args: argparse.Namespace) -> None:
     from nnunet_ssl.evaluation.table import show
 
     output = args.o or args.pred / FILE_NAME
-    evaluation = _evaluate(args, args.pred, output)
-    print(show(evaluation))
+    evaluation = _evaluate(args, args.pred)
+    print(show(evaluation))  # first, so that it is seen where nothing can be written
+    _write_evaluation(args, args.pred, evaluation, output)
     print(f"Every case: {output} and {output.with_suffix('.csv')}")
     if evaluation.problems:
         raise DataError(listing(f"{args.pred} is not fully scored against {args.ref}:", evaluation.problems))
 
 
-def _evaluate(args: argparse.Namespace, prediction: Path, output: Path) -> Evaluation:
-    """Score a folder and write its files."""
+def _evaluate(args: argparse.Namespace, prediction: Path) -> Evaluation:
+    """Score a folder."""
     from nnunetv2.configuration import default_num_processes
 
-    from nnunet_ssl.evaluation.export import csv_rows, to_json
     from nnunet_ssl.evaluation.folder import evaluate_folder
 
     dataset_json = _dataset_json(args, prediction)
@@ -94,24 +96,37 @@ def _evaluate(args: argparse.Namespace, prediction: Path, output: Path) -> Evalu
     evaluation = evaluate_folder(args.ref, prediction, dataset_json, args.unit, processes, args.chill)
     for warning in evaluation.warnings:
         print(f"Warning: {warning}", file=sys.stderr)
-    _write(output, {"reference": str(args.ref), "prediction": str(prediction), **to_json(evaluation)})
-    _write_csv(output.with_suffix(".csv"), csv_rows(evaluation))
     return evaluation
+
+
+def _write_evaluation(
+    args: argparse.Namespace, prediction: Path, evaluation: Evaluation, output: Path
+) -> None:
+    from nnunet_ssl.evaluation.export import csv_rows, to_json
+
+    _write(
+        output,
+        {"reference": str(args.ref), "prediction": str(prediction), **to_json(evaluation)},
+        csv_rows(evaluation),
+    )
 
 
 def _compare(args: argparse.Namespace) -> None:
     from nnunet_ssl.evaluation.compare import compare
     from nnunet_ssl.evaluation.export import comparison_json
+    from nnunet_ssl.evaluation.folder import listing
     from nnunet_ssl.evaluation.scores import scores_from_json
     from nnunet_ssl.evaluation.table import show_comparison
 
+    problems: list[str] = []
     files = [path / FILE_NAME if path.is_dir() else path for path in args.compare]
     for path, file in zip(args.compare, files, strict=True):
         if args.ref is not None:
             if not path.is_dir():
                 raise DataError(f"{path}: expected a folder of predictions, since -ref asks to score them.")
-            for problem in _evaluate(args, path, file).problems:
-                print(f"Warning: {problem}", file=sys.stderr)
+            evaluation = _evaluate(args, path)
+            _write_evaluation(args, path, evaluation, file)
+            problems += evaluation.problems
         elif not file.is_file():
             raise DataError(f"{file} does not exist. Add -ref LABELS to score both folders first.")
     one, other = (scores_from_json(read_json(file), str(file)) for file in files)
@@ -122,15 +137,18 @@ def _compare(args: argparse.Namespace) -> None:
     names = str(args.compare[0]), str(args.compare[1])
     print(show_comparison(comparisons, names, one.unit))
     if args.o is not None:
-        content = {"A": names[0], "B": names[1], "unit": one.unit, "rows": comparison_json(comparisons)}
-        _write(args.o, content)
-        _write_csv(args.o.with_suffix(".csv"), comparison_json(comparisons))
+        rows = comparison_json(comparisons)
+        _write(args.o, {"A": names[0], "B": names[1], "unit": one.unit, "rows": rows}, rows)
+    if problems:
+        raise DataError(listing(f"Not everything could be scored against {args.ref}:", problems))
 
 
-def _write(output: Path, content: dict[str, Any]) -> None:
+def _write(output: Path, content: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Write the JSON, and rows beside it as CSV."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         write_json_atomically(output, content)
+        _write_csv(output.with_suffix(".csv"), rows)
     except OSError as error:
         raise DataError(
             f"{output} cannot be written ({error.strerror}). Name another file with -o."

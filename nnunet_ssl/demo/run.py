@@ -143,7 +143,7 @@ def _run_command(step: Command, number: str, log: Path, env: Mapping[str, str], 
     log.parent.mkdir(parents=True, exist_ok=True)
     # Python buffers what it writes into a file: without this the progress would come in lumps
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", **env, **step.env}
-    with log.open("wb") as output:
+    with log.open("ab") as output:  # what an earlier try said stays
         process = subprocess.Popen(
             [program, *step.argv[1:]], stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
         )
@@ -173,7 +173,7 @@ def _failure(step: Command, log: Path, status: int) -> str:
     tail = "\n".join(f"  | {line}" for line in _tail(log)[-_TAIL_LINES:])
     return (
         f"this command failed with exit status {status}:\n  {step.text}\nThe end of its log, {log}:\n{tail}\n"
-        "Run the demo again to continue from this step."
+        "Run the same again to continue from this step."
     )
 
 

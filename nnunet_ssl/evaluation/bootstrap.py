@@ -72,7 +72,8 @@ def intervals(
 ) -> tuple[list[tuple[float, float]], tuple[float, float]]:
     """Interval of the mean of each label, and of the mean over labels.
 
-    A label that fewer than two cases define has none, for one case cannot vary.
+    A label that fewer than two cases define has none, for one case cannot vary. The mean over labels is taken
+    of the draws that hold every label that the values hold: without its rare label it would be another mean.
     """
     samples = resampled_means(values, strata)
     several = (~np.isnan(values)).sum(0) > 1
@@ -80,7 +81,8 @@ def intervals(
         interval(column) if ok else (float("nan"), float("nan"))
         for column, ok in zip(samples.T, several, strict=True)
     ]
-    overall = interval(_mean_of_labels(samples)) if several.any() else (float("nan"), float("nan"))
+    defined = ~np.isnan(values).all(0)
+    overall = interval(samples[:, defined].mean(1)) if several.any() else (float("nan"), float("nan"))
     return of_labels, overall
 
 

@@ -2,6 +2,9 @@
 
 A pair is one case scored under both models. Where a metric is undefined under one of them (a distance needs
 two masks that are not empty), the pair is left out and counted: read a distance together with that count.
+
+The mean and Wilcoxon's test ask different questions: a few large gains can raise the mean while most cases
+lose a little. A difference is called shown only where mean, interval and ranks point the same way.
 """
 
 from __future__ import annotations
@@ -14,14 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_ssl.errors import DataError
-from nnunet_ssl.evaluation.bootstrap import (
-    intervals,
-    label_means,
-    overall_mean,
-)
+from nnunet_ssl.evaluation.bootstrap import Values, intervals, label_means, overall_mean
 from nnunet_ssl.evaluation.scores import SMALLER_IS_BETTER, Scores
 
 OVERALL = "mean of labels"
+SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Comparison:
 
     Attributes:
         metric: name of the metric.
-        label: name of the label, or ``OVERALL``.
+        label: name of the label, ``mean of TASK`` or ``OVERALL``.
         n: pairs.
         left_out: cases in which the metric is defined under one of the models only.
         mean_a: mean of A over the pairs.
@@ -38,6 +38,8 @@ class Comparison:
         low: lower bound of the interval of the mean difference; NaN for fewer than two pairs.
         high: upper bound.
         p: of Wilcoxon's signed-rank test, two-sided; 1 if no pair differs.
+        ranks: matched-pairs rank-biserial correlation (Kerby 2014), the direction in which that test points:
+            1 if every pair is larger under B, -1 if every pair is smaller; NaN if there is no pair.
     """
 
     metric: str
@@ -49,6 +51,7 @@ class Comparison:
     low: float
     high: float
     p: float
+    ranks: float
 
     @property
     def difference(self) -> float:
@@ -60,9 +63,25 @@ class Comparison:
         """By how much B is better: the difference, with its sign turned for distances."""
         return -self.difference if self.metric in SMALLER_IS_BETTER else self.difference
 
+    def shown(self, p: float | None = None) -> int:
+        """Which way a difference is shown: 1 if B's values are larger, -1 if they are smaller, 0 if neither.
+
+        Args:
+            p: instead of the row's own, such as one that was corrected for the number of tests.
+        """
+        if not (self.p if p is None else p) < SIGNIFICANT:
+            return 0
+        if self.low > 0 and self.ranks > 0:
+            return 1
+        return -1 if self.high < 0 and self.ranks < 0 else 0
+
+    def can_show(self, tests: int = 1) -> bool:
+        """Whether there are pairs enough for any difference to be shown, as one of ``tests`` (Holm)."""
+        return not math.isnan(self.p) and tests * smallest_p(self.n) < SIGNIFICANT
+
 
 def compare(a: Scores, b: Scores, metrics: Sequence[str] | None = None) -> list[Comparison]:
-    """Compare two models in every metric, or in some: each label, then the mean of labels.
+    """Compare two models in every metric, or in some: each label, each of several tasks, the mean of labels.
 
     Cases that only one of them was scored on are left out.
 
@@ -103,6 +122,21 @@ def wilcoxon(differences: NDArray[np.float64]) -> float:
     return float(stats.wilcoxon(differences[differences != 0]).pvalue)
 
 
+def rank_correlation(differences: NDArray[np.float64]) -> float:
+    """Matched-pairs rank-biserial correlation: (R+ - R-) / (R+ + R-), with Wilcoxon's sums of ranks.
+
+    Returns:
+        0 if no pair differs, NaN if there is no pair.
+    """
+    from scipy import stats
+
+    differences = differences[~np.isnan(differences)]
+    if not len(differences):
+        return math.nan
+    ranks = stats.rankdata(np.abs(differences[differences != 0]))
+    return float((ranks * np.sign(differences[differences != 0])).sum() / max(1.0, ranks.sum()))
+
+
 def smallest_p(n: int) -> float:
     """The least p that Wilcoxon's test can give with ``n`` pairs: all differences have one sign."""
     return 2.0 ** (1 - n) if n else 1.0
@@ -139,7 +173,7 @@ def _compare_metric(a: Scores, b: Scores, metric: str) -> list[Comparison]:
     both = ~(np.isnan(first) | np.isnan(second))
     one_only = np.isnan(first) != np.isnan(second)
     difference = np.where(both, second - first, np.nan)
-    of_labels, overall = intervals(difference, a.strata)
+    of_labels, _ = intervals(difference, a.strata)
     means = [label_means(np.where(both, x, np.nan)) for x in (first, second)]
     rows = [
         Comparison(
@@ -151,16 +185,32 @@ def _compare_metric(a: Scores, b: Scores, metric: str) -> list[Comparison]:
             float(means[1][k]),
             *of_labels[k],
             wilcoxon(difference[:, k]),
+            rank_correlation(difference[:, k]),
         )
         for k, label in enumerate(a.labels)
     ]
-    per_case = _case_means(difference)
-    mean_a, mean_b = (overall_mean(np.where(both, x, np.nan)) for x in (first, second))
-    n, left_out = int((~np.isnan(per_case)).sum()), int(one_only.any(1).sum())
-    rows.append(Comparison(metric, OVERALL, n, left_out, mean_a, mean_b, *overall, wilcoxon(per_case)))
+    tasks = list(dict.fromkeys(a.tasks))
+    groups = {f"mean of {task}": task for task in tasks} if len(tasks) > 1 else {}
+    for name, task in {**groups, OVERALL: None}.items():
+        cases = [task in (None, own) for own in a.tasks]
+        labels = [task in (None, own) for own in a.label_tasks]
+        pairs = first[cases][:, labels], second[cases][:, labels]
+        rows.append(_mean_row(metric, name, *pairs, a.strata[cases]))
     return rows
 
 
-def _case_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _mean_row(metric: str, name: str, first: Values, second: Values, strata: NDArray[np.intp]) -> Comparison:
+    """The mean over labels, paired by case: (cases, labels) of A and of B."""
+    both = ~(np.isnan(first) | np.isnan(second))
+    left_out = int((np.isnan(first) != np.isnan(second)).any(1).sum())
+    difference = np.where(both, second - first, np.nan)
+    per_case = _case_means(difference)
+    mean_a, mean_b = (overall_mean(np.where(both, x, np.nan)) for x in (first, second))
+    n, bounds = int((~np.isnan(per_case)).sum()), intervals(difference, strata)[1]
+    tests = wilcoxon(per_case), rank_correlation(per_case)
+    return Comparison(metric, name, n, left_out, mean_a, mean_b, *bounds, *tests)
+
+
+def _case_means(values: Values) -> Values:
     """Mean of each case over its labels: (cases, labels) to (cases,)."""
     return label_means(values.T)

@@ -21,6 +21,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
             "overall": _defined(summary.overall),
             "overall_interval": _defined_bounds(summary.overall_interval),
             "tasks": {task: _defined(mean) for task, mean in summary.tasks.items()},
+            "task_intervals": {task: _defined_bounds(b) for task, b in summary.task_intervals.items()},
             "labels": {label.label: _label_json(label) for label in summary.labels},
         },
         "warnings": evaluation.warnings,
@@ -35,7 +36,7 @@ def comparison_json(comparisons: list[Comparison]) -> list[dict[str, Any]]:
     for c in comparisons:
         numbers = {"A": c.mean_a, "B": c.mean_b, "difference": c.difference, "low": c.low, "high": c.high}
         about = {"metric": c.metric, "label": c.label, "pairs": c.n, "left_out": c.left_out}
-        rows.append({**about, **_defined({**numbers, "p": c.p})})
+        rows.append({**about, **_defined({**numbers, "p": c.p, "ranks": c.ranks})})
     return rows
 
 

@@ -48,6 +48,7 @@ class Summary:
 
     labels: list[LabelSummary]
     tasks: dict[str, dict[str, float]]
+    task_intervals: dict[str, dict[str, Interval]]
     overall: dict[str, float]
     overall_interval: dict[str, Interval]
 
@@ -63,25 +64,31 @@ def summarise(evaluation: Evaluation) -> Summary:
     strata = np.array(
         [[task.name for task in evaluation.tasks.tasks].index(c.task) for c in evaluation.cases]
     )
-    intervals = {}
-    for metric in metrics:
-        rows = [
-            [c.labels[p.label].values[metric] if p.label in c.labels else math.nan for p in present]
-            for c in evaluation.cases
-        ]
-        intervals[metric] = bootstrap.intervals(np.array(rows), strata)
+    values = {
+        metric: np.array(
+            [
+                [c.labels[p.label].values[metric] if p.label in c.labels else math.nan for p in present]
+                for c in evaluation.cases
+            ]
+        )
+        for metric in metrics
+    }
+    intervals = {metric: bootstrap.intervals(values[metric], strata) for metric in metrics}
     labels = []
     for index, prompt in enumerate(present):
         scored = [case.labels[prompt.label] for case in evaluation.cases if prompt.label in case.labels]
         bounds = {metric: intervals[metric][0][index] for metric in metrics}
         task = evaluation.tasks.tasks[prompt.task].name
         labels.append(_summarise_label(task, prompt.label, scored, bounds))
-    tasks = {}
+    tasks, of_tasks = {}, {}
     for entry in evaluation.tasks.tasks:
-        mine = [label for label in labels if label.task == entry.name]
+        mine = [k for k, label in enumerate(labels) if label.task == entry.name]
         if mine:
-            tasks[entry.name] = _mean_of(mine, metrics)
-    return Summary(labels, tasks, _mean_of(labels, metrics), {m: intervals[m][1] for m in metrics})
+            cases = [case.task == entry.name for case in evaluation.cases]
+            tasks[entry.name] = _mean_of([labels[k] for k in mine], metrics)
+            of_tasks[entry.name] = {m: bootstrap.intervals(values[m][cases][:, mine])[1] for m in metrics}
+    overall = {metric: intervals[metric][1] for metric in metrics}
+    return Summary(labels, tasks, of_tasks, _mean_of(labels, metrics), overall)
 
 
 def _summarise_label(

@@ -36,6 +36,9 @@ def show(evaluation: Evaluation) -> str:
         [label.task, label.label, *(_bounds(label.interval[m], _digits(m)) for m in metrics)]
         for label in summary.labels
     ]
+    if several:
+        for task, interval in summary.task_intervals.items():
+            bounds.append([task, "mean", *(_bounds(interval[m], _digits(m)) for m in metrics)])
     bounds.append([*last, *(_bounds(summary.overall_interval[m], _digits(m)) for m in metrics)])
     notes = "Mean ± standard deviation over cases. Distances: over the cases where neither mask is empty."
     if evaluation.unit == "voxel":
@@ -97,12 +100,14 @@ def _p(p: float) -> str:
 
 def _sentence(overall: Comparison) -> str:
     """What the mean Dice says, in words."""
-    if math.isnan(overall.low):
-        return "Too few pairs to tell."
+    if not overall.can_show():
+        return f"Mean Dice: {overall.n} pairs are too few to tell."
     bounds = _bounds((overall.low, overall.high), 4)
     what = f"{overall.difference:+.4f} {bounds}, p = {_p(overall.p)}, {overall.n} cases"
-    if overall.low > 0 or overall.high < 0:
-        return f"Mean Dice: B is {'better' if overall.low > 0 else 'worse'} than A ({what})."
+    if overall.shown():
+        return f"Mean Dice: B is {'better' if overall.shown() > 0 else 'worse'} than A ({what})."
+    if overall.difference * overall.ranks < 0:
+        what += "; most cases differ the other way"
     return f"Mean Dice: no difference shown between A and B ({what})."
 
 

@@ -4,7 +4,7 @@ A method is compared with the baseline case by case, each case's Dice averaged o
 and the test say how sure one can be with these test cases and these trainings; they do not cover other
 choices of labelled cases, which is why the difference of each seed is shown, too. The p-values of one page
 are corrected for their number (Holm). A gain, or a loss, is claimed only if the interval leaves out 0, the
-corrected p is below 0.05 and all seeds agree on the sign.
+corrected p is below 0.05, the ranks of the test point the same way and all seeds agree on the sign.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ from nnunet_ssl.evaluation.compare import OVERALL, Comparison, compare, holm, sm
 from nnunet_ssl.evaluation.scores import Scores
 from nnunet_ssl.report.results import Results, short_name
 
-SIGNIFICANT = 0.05
-
-Verdict = Literal["gain", "no gain", "loss", "too few cases"]
+Verdict = Literal["gain", "no gain shown", "loss", "too few cases"]
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,10 @@ class Answer:
         seeds: that both have a result for.
         dice: the comparison of the mean Dice, baseline as A.
         by_seed: difference of the mean Dice for each seed.
-        all_labels: mean Dice of the baseline with all labels; NaN where it is not known, and for all labels.
+        all_labels: mean Dice of the baseline with all labels; NaN for all labels, and until it is known for
+            each of these seeds, for other seeds would be another gap.
         p: corrected for the number of comparisons on the page.
+        tests: that number.
     """
 
     method: str
@@ -46,17 +46,16 @@ class Answer:
     by_seed: tuple[float, ...]
     all_labels: float
     p: float
+    tests: int = 1
 
     @property
     def verdict(self) -> Verdict:
         """What may be said."""
-        if math.isnan(self.p) or smallest_p(self.dice.n) >= SIGNIFICANT:
+        if not self.dice.can_show(self.tests):
             return "too few cases"
-        if self.p < SIGNIFICANT and self.dice.low > 0 and not self.seeds_disagree:
-            return "gain"
-        if self.p < SIGNIFICANT and self.dice.high < 0 and not self.seeds_disagree:
-            return "loss"
-        return "no gain"
+        if self.seeds_disagree or not self.dice.shown(self.p):
+            return "no gain shown"
+        return "gain" if self.dice.shown(self.p) > 0 else "loss"
 
     @property
     def seeds_disagree(self) -> bool:
@@ -86,7 +85,8 @@ def answers(results: Results) -> list[Answer]:
     order = {labeled: i for i, labeled in enumerate(results.labels)}
     found.sort(key=lambda answer: (order[answer.labeled], -answer.dice.difference))
     corrected = holm([answer.dice.p for answer in found])
-    return [replace(answer, p=p) for answer, p in zip(found, corrected, strict=True)]
+    tests = sum(not math.isnan(p) for p in corrected)
+    return [replace(answer, p=p, tests=tests) for answer, p in zip(found, corrected, strict=True)]
 
 
 def sentence(answer: Answer, results: Results) -> str:
@@ -114,15 +114,19 @@ def headline(found: Sequence[Answer], results: Results) -> str:
         best = max(gains, key=lambda answer: answer.dice.difference)
         share = best.share_of_gap
         text = (
-            f"Yes: {short_name(best.method)} gains {points(best.dice.difference)} Dice points with "
-            f"{results.name_of_labels(best.labeled)}"
+            f"Yes{_by_one_seed(best)}: {short_name(best.method)} gains {points(best.dice.difference)} Dice "
+            f"points with {results.name_of_labels(best.labeled)}"
             + ("." if math.isnan(share) else f", {share:.0%} of the gap to all labels.")
         )
         others = len(found) - len(gains)
         worse = f", {len(losses)} of them a loss" if losses else ""
-        return text + (f" {others} of {len(found)} comparisons show no gain{worse}." if others else "")
-    text = "No gain: no method is shown to beat the supervised baseline"
-    return f"{text}, and {len(losses)} of {len(found)} comparisons show a loss." if losses else f"{text}."
+        return text + (f" No gain is shown in {others} of {len(found)} comparisons{worse}." if others else "")
+    text = "No gain is shown: no method is known to beat the supervised baseline"
+    if losses:
+        return f"{text}, and a loss is shown in {len(losses)} of {len(found)} comparisons."
+    if all(answer.seeds_disagree for answer in found):
+        return f"{text}; whether a method gains or loses depends on the seed."
+    return f"{text}."
 
 
 def compare_dice(a: Scores, b: Scores) -> Comparison:
@@ -171,21 +175,34 @@ def _answer(results: Results, method: str, labeled: str) -> Answer | None:
         return compare_dice(*(results.mean(m, labeled, chosen) for m in (BASELINE, method)))
 
     overall = dice(seeds)
-    complete = results.seeds((BASELINE, ALL)) if labeled != ALL else []
-    every = [seed for seed in seeds if seed in complete] or complete
-    upper = overall_mean(results.mean(BASELINE, ALL, every).values["Dice"]) if every else math.nan
+    known = labeled != ALL and results.seeds((method, labeled), (BASELINE, labeled), (BASELINE, ALL)) == seeds
+    upper = overall_mean(results.mean(BASELINE, ALL, seeds).values["Dice"]) if known else math.nan
     by_seed = tuple(dice([seed]).difference for seed in seeds)
     return Answer(method, labeled, tuple(seeds), overall, by_seed, upper, overall.p)
 
 
+def _by_one_seed(answer: Answer) -> str:
+    return ", by one seed" if len(answer.seeds) == 1 else ""
+
+
 def _verdict_text(answer: Answer) -> str:
     if answer.verdict == "too few cases":
-        least = f"the test cannot give less than p = {smallest_p(answer.dice.n):.3g}"
-        return f"Too few test cases to tell ({answer.dice.n}: {least})."
+        least = min(1.0, answer.tests * smallest_p(answer.dice.n))
+        many = f", corrected for {answer.tests} tests" if answer.tests > 1 else ""
+        return f"Too few test cases to tell ({answer.dice.n}: p cannot be less than {least:.3g}{many})."
     if answer.verdict == "loss":
-        return "Loss: worse than the supervised baseline."
-    if answer.verdict == "no gain":
-        unsure = answer.seeds_disagree and answer.p < SIGNIFICANT
-        return "No gain shown: the sign depends on the seed." if unsure else "No gain shown."
+        return f"Loss{_by_one_seed(answer)}: worse than the supervised baseline."
+    if answer.verdict == "no gain shown":
+        return f"No gain shown{_why_not(answer)}."
     share = answer.share_of_gap
-    return "Gain." if math.isnan(share) else f"Gain: {share:.0%} of the gap to all labels."
+    gap = "" if math.isnan(share) else f": {share:.0%} of the gap to all labels"
+    return f"Gain{_by_one_seed(answer)}{gap}."
+
+
+def _why_not(answer: Answer) -> str:
+    """What keeps a difference from being shown, where it is not plain to see."""
+    if answer.seeds_disagree:
+        return ": the sign depends on the seed"
+    if answer.dice.difference * answer.dice.ranks < 0:
+        return ": most cases differ the other way"
+    return ""

@@ -33,7 +33,10 @@ _SMALLEST = 24  # voxels that a crop measures at least
 
 @dataclass(frozen=True)
 class Panel:
-    """What one method made of a case: its name, the Dice in words, and masks in the order of the labels."""
+    """What one method made of a case: its name, the Dice in words, and masks in the order of the labels.
+
+    No masks at all stand for a prediction that cannot be read.
+    """
 
     title: str
     masks: Sequence[NDArray[np.bool_]]
@@ -123,9 +126,11 @@ def _panel(
     scores = results.scores[method, labeled, seeds[0]]
     dice = float(label_means(scores.values["Dice"].T)[scores.cases.index(case)])
     name = "supervised, all labels" if (method, labeled) == (BASELINE, ALL) else short_name(method)
-    masks = _masks(
-        _prediction(results.place, run, case, str(description["file_ending"])), description, values
-    )
+    file = _prediction(results.place, run, case, str(description["file_ending"]))
+    try:
+        masks = _masks(file, description, values)
+    except DataError:  # the other methods are worth a look all the same
+        return Panel(f"{name}: file missing or broken", ())
     return Panel(f"{name}  {points(dice)}", masks)
 
 
@@ -157,8 +162,8 @@ def _cut(
     box = _crop(np.any([mask for masks in flat for mask in masks], axis=0))
     shown = []
     for panel, masks in zip(panels, flat, strict=True):
-        by_colour = [np.zeros_like(masks[0][box])] * count
-        for colour, mask in zip(colours, masks, strict=True):
+        by_colour = [np.zeros_like(flat[0][0][box])] * count
+        for colour, mask in zip(colours, masks, strict=False):
             by_colour[colour] = mask[box]
         shown.append(Panel(panel.title, by_colour))
     return image[0, index][box], spacing[-2] / spacing[-1], shown

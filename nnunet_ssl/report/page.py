@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +10,16 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from nnunet_ssl.benchmark.estimate import Budget, budget, clock
-from nnunet_ssl.benchmark.plan import ALL, BASELINE, PSEUDO_LABELS, Run
-from nnunet_ssl.conversion.dataset_json import read_json
+from nnunet_ssl.benchmark.plan import ALL, BASELINE, PSEUDO_LABELS
 from nnunet_ssl.evaluation import bootstrap
-from nnunet_ssl.pseudo_labels import HIDDEN_DICE, PREFIX
-from nnunet_ssl.report.answers import Answer, answers, headline, sentence, signed
+from nnunet_ssl.report.answers import answers, headline, sentence
 from nnunet_ssl.report.forest import difference_plot, watching_plot
 from nnunet_ssl.report.headroom import headroom_notes
 from nnunet_ssl.report.overlays import overlay_picture
 from nnunet_ssl.report.plots import efficiency_plot, training_plot
+from nnunet_ssl.report.repeat import command, facts, options_by_method
 from nnunet_ssl.report.results import Results, short_name
-from nnunet_ssl.report.tables import label_rows, method_rows
+from nnunet_ssl.report.tables import answer_tables, label_rows, method_rows
 from nnunet_ssl.report.template import HTML, MARKDOWN
 
 _MIME = {".svg": "image/svg+xml", ".png": "image/png"}
@@ -70,7 +67,6 @@ def make_page(results: Results) -> Page:
     """Everything a report says, from what is done so far."""
     found, notes = answers(results), headroom_notes(results)
     line = headline(found, results)
-    rows = [_answer_row(answer, results) for answer in found]
     efficiency = Picture(
         "efficiency.svg",
         "Mean Dice over the number of labelled cases, with 95 % intervals over the test cases; faint points "
@@ -103,7 +99,7 @@ def make_page(results: Results) -> Page:
     context = {
         "settings": results.place.settings,
         "headline": line,
-        "answers": rows,
+        "answers": answer_tables(found, results),
         "headroom": notes,
         "state": _state(results),
         "failed": {run.name: text for run, text in results.failed.items()},
@@ -112,11 +108,18 @@ def make_page(results: Results) -> Page:
         "label_rows": label_rows(results),
         "difference": difference,
         "watching": watching,
-        "hidden_labels": _watches_hidden_labels(results),
+        "hidden_labels": results.watches_hidden_labels,
+        "warnings": {
+            run.name: training["warnings"]
+            for run, training in results.trainings.items()
+            if training.get("warnings")
+        },
         "efficiency": efficiency,
         "training": training,
         "cases": cases,
-        "facts": _facts(results),
+        "facts": facts(results),
+        "command": command(results.plan),
+        "options": options_by_method(results),
         "folds": _folds(results),
         "tests": results.plan.tests,
         "exports": [f"export {k}={v}" for k, v in results.place.environment.items()],
@@ -126,7 +129,7 @@ def make_page(results: Results) -> Page:
         "pseudo_labels": PSEUDO_LABELS in results.methods,
     }
     pictures = [p for p in (difference, efficiency, watching, *training, *cases) if p is not None]
-    summary = [line, *(f"  {row['text']}" for row in rows), *notes]
+    summary = [line, *(f"  {sentence(answer, results)}" for answer in found), *notes]
     return Page(_render(HTML, context, True), _render(MARKDOWN, context, False), pictures, summary)
 
 
@@ -151,24 +154,8 @@ def _render(template: str, context: Mapping[str, Any], html: bool) -> str:
     return environment.from_string(template).render(**context)
 
 
-def _answer_row(answer: Answer, results: Results) -> dict[str, Any]:
-    by_seed = ""
-    if len(answer.seeds) < len(results.plan.wish.seeds):
-        by_seed = f"seed {answer.seeds[0]} only" if len(answer.seeds) == 1 else ""
-    if len(answer.seeds) > 1:
-        each = ", ".join(f"{s}: {signed(d)}" for s, d in zip(answer.seeds, answer.by_seed, strict=True))
-        by_seed = f"by seed {each}"
-        if min(answer.by_seed) < 0 < max(answer.by_seed):
-            by_seed += " (the sign depends on the seed)"
-    return {"text": sentence(answer, results), "verdict": answer.verdict, "by_seed": by_seed}
-
-
 def _picture(file: str, caption: str, svg: str | None) -> Picture | None:
     return None if svg is None else Picture(file, caption, svg.encode())
-
-
-def _watches_hidden_labels(results: Results) -> bool:
-    return any(PREFIX + HIDDEN_DICE in results.curves(run) for run in results.done)
 
 
 def _case_pictures(results: Results) -> list[Picture]:
@@ -185,64 +172,15 @@ def _case_pictures(results: Results) -> list[Picture]:
 
 
 def _state(results: Results) -> str:
-    total = len(results.plan.runs())
+    total, seeds = len(results.plan.runs()), {key[2] for key in results.scores}
+    few = " One seed: how much depends on the choice of the labelled cases is not known."
+    tail = few if len(seeds) == 1 else ""
     if len(results.done) == total:
-        seeds = len(results.plan.wish.seeds)
-        few = (
-            " One seed: how much depends on the choice of the labelled cases is not known."
-            if seeds == 1
-            else ""
-        )
-        return f"All {total} runs are done.{few}"
+        return f"All {total} runs are done.{tail}"
     parts = [f"{len(results.done)} of {total} runs are done"]
     parts += [f"{len(results.failed)} failed"] if results.failed else []
-    parts += [f"{len(results.missing)} are still to do"] if results.missing else []
-    return ", ".join(parts) + ". What follows rests on those that are done."
-
-
-def _facts(results: Results) -> list[tuple[str, str]]:
-    """Name and value of what one must know to repeat this."""
-    settings, plan = results.place.settings, results.plan
-    epochs, updates = _budget(results)
-    tests = " + ".join(str(len(part)) for part in plan.tests)
-    how = f"{settings.folds} disjoint test sets" if settings.folds else f"--test {settings.test}"
-    facts = [
-        ("dataset", settings.dataset),
-        ("configuration, plans", f"{settings.configuration}, {settings.plans}"),
-        ("budget of every training", f"{epochs} epochs of {updates} updates, final checkpoint"),
-        (
-            "test cases",
-            f"{tests} ({how}), in no training set, not among the unlabelled, not in the validation",
-        ),
-        ("scans in imagesUn", str(plan.bare)),
-    ]
-    if settings.group_regex:
-        facts.append(("cases kept together by", settings.group_regex))
-    seconds: dict[str, list[float]] = {}
-    for run, done in results.done.items():
-        seconds.setdefault(run.method, []).append(sum(done["seconds"].values()))
-    times = [f"{short_name(m)} {clock(statistics.median(took))}" for m, took in seconds.items()]
-    facts.append(("median time of a run", ", ".join(times)))
-    kinds = {_key(done["versions"]) for done in results.done.values()}
-    facts += [("versions", "; ".join(sorted(kinds)))]
-    gpus = {gpu for run in results.done for gpu in [_gpu(results, run)] if gpu}
-    facts.append(("GPU", ", ".join(sorted(gpus)) or "none"))
-    if _watches_hidden_labels(results):
-        facts.append(("hidden labels", "read for the curve of the pseudo-labels' Dice alone"))
-    return facts
-
-
-def _budget(results: Results) -> Budget:
-    return budget(read_json(results.place.preprocessed / f"{results.place.settings.plans}.json"))
-
-
-def _key(versions: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in versions.items())
-
-
-def _gpu(results: Results, run: Run) -> str | None:
-    file = results.place.run(run) / "curves.json"
-    return read_json(file).get("gpu") if file.is_file() else None
+    parts += [f"{len(results.missing)} still to do"] if results.missing else []
+    return ", ".join(parts) + f". What follows rests on those that are done.{tail}"
 
 
 def _folds(results: Results) -> list[dict[str, Any]]:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnunet_ssl.benchmark.curves import CURVES
 from nnunet_ssl.benchmark.plan import ALL, BASELINE, PSEUDO_LABELS, Plan, Run
-from nnunet_ssl.benchmark.steps import CURVES
 from nnunet_ssl.benchmark.workplace import DONE, FAILED, Workplace, read_benchmark
 from nnunet_ssl.conversion.dataset_json import read_json
 from nnunet_ssl.errors import DataError
 from nnunet_ssl.evaluation.scores import Scores, average, concatenate, scores_from_json
+from nnunet_ssl.pseudo_labels import HIDDEN_DICE, PREFIX
 
 Key = tuple[str, str, int]  # method, labels, seed
 
@@ -26,6 +27,7 @@ class Results:
         plan: what is compared.
         scores: of each method, number of labels and seed whose test parts are all done.
         done: content of ``done.json`` of each run that is done.
+        trainings: what ``curves.json`` of each run that is done holds; see ``benchmark.curves``.
         failed: error of each run whose last try failed.
         missing: runs that are neither done nor failed.
     """
@@ -34,6 +36,7 @@ class Results:
     plan: Plan
     scores: Mapping[Key, Scores]
     done: Mapping[Run, Mapping[str, Any]]
+    trainings: Mapping[Run, Mapping[str, Any]]
     failed: Mapping[Run, str]
     missing: Sequence[Run]
 
@@ -68,10 +71,14 @@ class Results:
         """Scores of each case, averaged over seeds."""
         return average([self.scores[method, labeled, seed] for seed in seeds])
 
+    @property
+    def watches_hidden_labels(self) -> bool:
+        """Whether the pseudo-labels' Dice was computed with labels that the split hides."""
+        return any(PREFIX + HIDDEN_DICE in self.curves(run) for run in self.done)
+
     def curves(self, run: Run) -> Mapping[str, Sequence[Any]]:
         """nnU-Net's log of a run that is done, one value per epoch."""
-        file = self.place.run(run) / CURVES
-        return read_json(file)["curves"] if file.is_file() else {}
+        return self.trainings[run].get("curves", {})
 
 
 def short_name(method: str) -> str:
@@ -86,11 +93,12 @@ def read_results(folder: Path) -> Results:
         DataError: it holds no benchmark, or no run is done.
     """
     place, plan = read_benchmark(folder)
-    done, failed, missing, scores = {}, {}, [], {}
+    done, trainings, failed, missing, scores = {}, {}, {}, [], {}
     for run in plan.runs():
         try:
             if place.is_done(run):
                 scores[run] = _scores_of(place, run)
+                trainings[run] = _training(place, run)
                 done[run] = _done(place, run)
             elif (place.run(run) / FAILED).is_file():
                 failed[run] = str(read_json(place.run(run) / FAILED)["error"])
@@ -103,13 +111,19 @@ def read_results(folder: Path) -> Results:
         raise DataError(
             f"No run of the benchmark in {folder} is done, so there is nothing to report.{reasons}"
         )
-    return Results(place, plan, _joined({run: scores[run] for run in done}, plan), done, failed, missing)
+    complete = _joined({run: scores[run] for run in done}, plan)
+    return Results(place, plan, complete, done, trainings, failed, missing)
 
 
 def _done(place: Workplace, run: Run) -> Mapping[str, Any]:
     """What a run left: each entry that the report wants."""
     content = read_json(place.run(run) / DONE)
     return {key: content[key] for key in ("commands", "seconds", "versions")}
+
+
+def _training(place: Workplace, run: Run) -> Mapping[str, Any]:
+    file = place.run(run) / CURVES
+    return read_json(file) if file.is_file() else {}
 
 
 def _scores_of(place: Workplace, run: Run) -> Scores:

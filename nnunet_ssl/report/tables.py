@@ -3,35 +3,65 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnunet_ssl.benchmark.plan import ALL, BASELINE
 from nnunet_ssl.evaluation import bootstrap
 from nnunet_ssl.evaluation.compare import OVERALL, compare
 from nnunet_ssl.evaluation.metrics import METRICS
 from nnunet_ssl.evaluation.scores import SMALLER_IS_BETTER, Scores
-from nnunet_ssl.report.answers import bounds, p_value, points, signed
+from nnunet_ssl.report.answers import Answer, bounds, p_value, points, sentence, signed
 from nnunet_ssl.report.results import Results, short_name
+
+Condition = Callable[[Scores], NDArray[np.bool_]]
+
+
+def answer_tables(found: Sequence[Answer], results: Results) -> list[dict[str, Any]]:
+    """For each number of labels: what the best method gives in a sentence, then all of them, best first."""
+    header = ["method", "Dice (%)", "supervised", "difference", "p (Holm)", "each seed", "of the gap", ""]
+    tables = []
+    for labeled in dict.fromkeys(answer.labeled for answer in found):
+        mine = [answer for answer in found if answer.labeled == labeled]
+        rows = [{"verdict": answer.verdict, "cells": _answer_cells(answer)} for answer in mine]
+        name = results.name_of_labels(labeled)
+        tables.append({"labels": name, "text": sentence(mine[0], results), "header": header, "rows": rows})
+    return tables
+
+
+def _answer_cells(answer: Answer) -> list[str]:
+    dice, share = answer.dice, answer.share_of_gap
+    each = ", ".join(f"{s}: {signed(d)}" for s, d in zip(answer.seeds, answer.by_seed, strict=True))
+    return [
+        short_name(answer.method),
+        points(dice.mean_b),
+        points(dice.mean_a),
+        f"{signed(dice.difference)} {bounds(dice.low, dice.high)}",
+        p_value(answer.p),
+        each,
+        "-" if math.isnan(share) else f"{share:.0%}",
+    ]
 
 
 def method_rows(results: Results) -> dict[str, Any]:
     """Header and rows: each method with each number of labels, mean of labels in every metric."""
     unit = next(iter(results.scores.values())).unit if results.scores else "mm"
     heads = ["Dice (%)", "Jaccard (%)", f"95HD ({unit})", f"ASD ({unit})"]
-    header = ["labels", "method", "seeds", *heads, "missed"]
+    header = ["labels", "method", "seeds", *heads, "missed", "false alarms"]
     rows = []
     for labeled, method in _complete(results):
         seeds = results.seeds((method, labeled))
         scores = results.mean(method, labeled, seeds)
         values = [_with_interval(scores, metric) for metric in METRICS]
         # counted before averaging: the mean over seeds of an empty prediction need not be empty
-        missed = sum(_missed(results.scores[method, labeled, s]) for s in seeds)
-        possible = sum(int((results.scores[method, labeled, s].n_ref > 0).sum()) for s in seeds)
+        single = [results.scores[method, labeled, seed] for seed in seeds]
+        there = _share(single, lambda s: s.n_ref > 0, lambda s: s.n_pred == 0)
+        absent = _share(single, lambda s: s.n_ref == 0, lambda s: s.n_pred > 0)
         name = results.name_of_labels(labeled)
-        rows.append([name, short_name(method), len(seeds), *values, f"{missed} of {possible}"])
+        rows.append([name, short_name(method), len(seeds), *values, there, absent])
     return {"header": header, "rows": rows}
 
 
@@ -76,6 +106,8 @@ def _with_interval(scores: Scores, metric: str) -> str:
     return f"{mean:.2f}" + ("" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]")
 
 
-def _missed(scores: Scores) -> int:
-    """Structures that are there and of which nothing was predicted: they have no distance."""
-    return int(((scores.n_pred == 0) & (np.nan_to_num(scores.n_ref) > 0)).sum())
+def _share(runs: Sequence[Scores], among: Condition, which: Condition) -> str:
+    """``3 of 40`` structures of a kind; NaN, where a label is not annotated, is of no kind."""
+    count = sum(int((among(scores) & which(scores)).sum()) for scores in runs)
+    total = sum(int(among(scores).sum()) for scores in runs)
+    return f"{count} of {total}" if total else "-"

@@ -1,5 +1,7 @@
 """The two templates of a report; they say the same."""
 
+from html import unescape
+
 _STYLE = """
 :root { --ink: #1d2329; --soft: #5c6670; --line: #dfe3e8; --back: #ffffff; --panel: #f5f7f9; }
 * { box-sizing: border-box; }
@@ -11,10 +13,9 @@ h1 { font-size: 1.05rem; font-weight: 600; color: var(--soft); margin: 0 0 .25re
 h2 { font-size: 1.2rem; margin: 2.75rem 0 .75rem; padding-bottom: .3rem;
   border-bottom: 1px solid var(--line); }
 p { margin: .5rem 0; } .soft { color: var(--soft); font-size: .9rem; }
-ul.answers { list-style: none; padding: 0; margin: 1.25rem 0; }
-ul.answers li { border-left: 5px solid #9aa5b1; background: var(--panel); margin: .5rem 0;
+.answer { border-left: 5px solid #9aa5b1; background: var(--panel); margin: 1rem 0 .75rem;
   padding: .65rem .9rem; border-radius: 0 6px 6px 0; }
-ul.answers li.gain { border-color: #00795a; } ul.answers li.loss { border-color: #c4480a; }
+.answer.gain { border-color: #00795a; } .answer.loss { border-color: #c4480a; }
 .badge { display: inline-block; font-size: .75rem; font-weight: 700; padding: .05rem .5rem;
   border-radius: 1rem; background: #5c6670; color: #fff; margin-right: .4rem; white-space: nowrap; }
 .badge.gain { background: #00795a; } .badge.loss { background: #c4480a; }
@@ -31,7 +32,8 @@ pre { background: var(--panel); padding: .75rem .9rem; border-radius: 6px; font-
   line-height: 1.45; white-space: pre-wrap; overflow-wrap: anywhere; }
 details { margin: .6rem 0; } details img { max-width: 100%; height: auto; }
 summary { cursor: pointer; font-weight: 600; }
-@media print { details > * { display: block; } main { padding: 0; } }
+@media print { main { padding: 0; }
+  details::details-content { display: block; content-visibility: visible; } }
 """
 
 _TABLE = """
@@ -44,6 +46,13 @@ _TABLE = """
 """
 
 _FIGURE = """
+{% macro answer_table(data) %}
+<div class="scroll"><table class="numbers">
+<thead><tr>{% for h in data.header %}<th>{{ h }}</th>{% endfor %}</tr></thead>
+<tbody>{% for row in data.rows %}<tr>{% for c in row.cells %}<td>{{ c }}</td>{% endfor %}
+<td><span class="badge {{ row.verdict.split()[0] }}">{{ row.verdict }}</span></td></tr>
+{% endfor %}</tbody></table></div>
+{% endmacro %}
 {% macro figure(picture) %}
 <figure><img src="{{ picture.uri }}" alt="{{ picture.caption }}">
 <figcaption>{{ picture.caption }}</figcaption></figure>
@@ -51,11 +60,14 @@ _FIGURE = """
 """
 
 _READING = """Dice is the mean of the labels over the test cases, averaged over the seeds, in percent.
-Differences are paired by case; intervals: 95 %, {{ bootstrap }}; p: Wilcoxon signed-rank test,
-two-sided, corrected for the number of answers above (Holm). A gain or a loss is claimed only if the interval
-leaves out 0 and p &lt; 0.05. Intervals and tests speak of the test cases, not of other choices of labelled
-cases: compare the seeds for that. Distances are means over the cases where both masks exist;
-&ldquo;missed&rdquo; counts the structures without any predicted voxel, which have no distance."""
+Differences are paired by case; intervals: 95 %, {{ bootstrap }}, each of its own; p: Wilcoxon signed-rank
+test, two-sided, corrected for the number of answers above (Holm). The mean and the test can disagree: a few
+cases may gain much while most lose a little. A gain or a loss is claimed only if the interval leaves out 0,
+p &lt; 0.05, the ranks of the test point the same way and no seed speaks against it. &ldquo;Of the gap&rdquo;:
+difference over what all labels would give. Intervals and tests speak of the test cases, not of other choices
+of labelled cases: compare the seeds for that. Distances are means over the cases where both masks exist;
+&ldquo;missed&rdquo; counts the structures without any predicted voxel, which have no distance,
+&ldquo;false alarms&rdquo; those predicted where there are none."""
 
 _CASES = """The axial slice with most reference; filled: prediction, outline: reference. The numbers are the
 Dice of the whole case. Predictions of the first seed."""
@@ -82,13 +94,10 @@ HTML = (
     + """</style></head><body><main>
 <h1>Do unlabelled scans help? {{ settings.dataset }}, {{ settings.configuration }}</h1>
 <p class="headline">{{ headline }}</p>
-<ul class="answers">
 {% for a in answers %}
-<li class="{{ a.verdict.split()[0] }}">
-<span class="badge {{ a.verdict.split()[0] }}">{{ a.verdict }}</span>{{ a.text }}
-{% if a.by_seed %}<span class="soft">({{ a.by_seed }})</span>{% endif %}</li>
+<p class="answer {{ a.rows[0].verdict.split()[0] }}">{{ a.text }}</p>
+{{ answer_table(a) }}
 {% endfor %}
-</ul>
 {% for note in headroom %}
 <p class="warn">{{ note }}</p>
 {% endfor %}
@@ -104,7 +113,7 @@ HTML = (
 </div>
 {% endif %}
 {% if missing %}
-<details><summary>{{ missing | length }} runs to do</summary><pre>{{ missing | join("\\n") }}</pre></details>
+<details><summary>Runs to do: {{ missing | length }}</summary><pre>{{ missing | join("\\n") }}</pre></details>
 {% endif %}
 <h2>How many labels?</h2>
 {{ figure(efficiency) }}
@@ -134,6 +143,9 @@ HTML = (
     + """{% if hidden_labels %} """
     + _HIDDEN
     + """{% endif %}</p>
+{% for run, texts in warnings.items() %}
+<p class="warn">{{ run }}: the pseudo-labels may have collapsed. {{ texts | join(" ") }}</p>
+{% endfor %}
 {% if watching %}
 {{ figure(watching) }}
 {% endif %}
@@ -148,6 +160,14 @@ HTML = (
 <tr><th>{{ name }}</th><td class="wrap">{{ value }}</td></tr>
 {% endfor %}
 </tbody></table></div>
+<pre>{{ command }}</pre>
+{% if options %}
+<details><summary>Options of every method</summary><table><tbody>
+{% for name, value in options %}
+<tr><th>{{ name }}</th><td class="wrap">{{ value }}</td></tr>
+{% endfor %}
+</tbody></table></details>
+{% endif %}
 <details><summary>Test cases and splits</summary>
 {% for part in tests %}
 <p><strong>Test cases{% if tests | length > 1 %}, part {{ loop.index0 }}{% endif %}:</strong>
@@ -183,7 +203,13 @@ MARKDOWN = (
 **{{ headline }}**
 
 {% for a in answers %}
-- **{{ a.verdict }}**: {{ a.text }}{% if a.by_seed %} ({{ a.by_seed }}){% endif %}
+{{ a.text }}
+
+| {{ a.header | map("cell") | join(" | ") }} |
+|{{ "---|" * (a.header | length) }}
+{% for row in a.rows %}
+| {{ row.cells | map("cell") | join(" | ") }} | {{ row.verdict }} |
+{% endfor %}
 
 {% endfor %}
 
@@ -216,7 +242,7 @@ To do: {{ missing | join(", ") }}
 {{ table(dice_rows) }}
 
 """
-    + _READING.replace("&lt;", "<").replace("&ldquo;", '"').replace("&rdquo;", '"')
+    + unescape(_READING)
     + """{% if pseudo_labels %} """
     + _PSEUDO
     + """{% endif %}
@@ -245,6 +271,10 @@ To do: {{ missing | join(", ") }}
 {% if training %}
 ## What happened in training
 
+{% for run, texts in warnings.items() %}
+{{ run }}: the pseudo-labels may have collapsed. {{ texts | join(" ") }}
+
+{% endfor %}
 {% for picture in ([watching] if watching else []) + training %}
 ![{{ picture.caption }}](pictures/{{ picture.file }})
 
@@ -267,6 +297,18 @@ To do: {{ missing | join(", ") }}
 | {{ name }} | {{ value | cell }} |
 {% endfor %}
 
+```
+{{ command }}
+```
+
+{% if options %}
+| method | options |
+|---|---|
+{% for name, value in options %}
+| {{ name }} | {{ value | cell }} |
+{% endfor %}
+
+{% endif %}
 {% for part in tests %}
 Test cases{% if tests | length > 1 %}, part {{ loop.index0 }}{% endif %}: {{ part | join(", ") }}
 

@@ -23,6 +23,7 @@ from nnunet_ssl.methods.base import Batch, Method
 from nnunet_ssl.pseudo_labels import (
     AGREEMENT,
     BY_LABEL,
+    COLLAPSED,
     CONFIDENCE,
     COVERAGE,
     HIDDEN_DICE,
@@ -128,7 +129,7 @@ class Monitor:
 
     def _warn(self, history: Mapping[str, Sequence[Any]]) -> None:
         for text in collapses(history, self.wanted, self.config.num_epochs):
-            self.log(f"WARNING: the pseudo-labels may have collapsed: {text}")
+            self.log(f"{COLLAPSED} {text}")
 
     def _hidden_dice(self, network: nn.Module) -> float:
         counts = torch.zeros(2, self.space.num_prompts, dtype=torch.float64)

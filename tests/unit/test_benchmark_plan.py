@@ -110,6 +110,11 @@ def test_ways_to_choose_test_cases() -> None:
         choose_tests(ONE, "c05,x1", 0, None, ())
 
 
+def test_what_is_asked_for_twice_is_done_once() -> None:
+    wish = Wish(("X", "Y", "X"), ("4", "2", "4"), (0, 1, 0))
+    assert wish == Wish(("X", "Y"), ("4", "2"), (0, 1)) == wish.joined(wish)
+
+
 def test_too_many_labels_are_refused() -> None:
     with pytest.raises(DataError, match="has 22 training cases"):
         draw(Wish((), ("23",)))

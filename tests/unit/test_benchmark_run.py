@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from nnunet_ssl.benchmark import cluster
+from nnunet_ssl.benchmark.curves import save_curves
 from nnunet_ssl.benchmark.draw import choose_tests, make_plan
 from nnunet_ssl.benchmark.estimate import (
     budget,
@@ -27,12 +28,13 @@ from nnunet_ssl.benchmark.estimate import (
 from nnunet_ssl.benchmark.execute import RunsFailedError, do_run, do_runs, order_for_jobs
 from nnunet_ssl.benchmark.plan import BASELINE, PSEUDO_LABELS, Plan, Run, Settings, Wish
 from nnunet_ssl.benchmark.source import Source, load_source
-from nnunet_ssl.benchmark.steps import Machine, Steps, save_curves
+from nnunet_ssl.benchmark.steps import Machine, Steps
 from nnunet_ssl.benchmark.workplace import Workplace, data_identifier, prepare, read_benchmark
 from nnunet_ssl.config import TrainingConfig
 from nnunet_ssl.conversion.split import Cases
 from nnunet_ssl.demo.run import Action, Command
 from nnunet_ssl.errors import ConfigError, DataError
+from nnunet_ssl.pseudo_labels import COLLAPSED
 
 NAME = "Dataset901_One"
 PLANS: dict[str, Any] = {
@@ -153,6 +155,7 @@ def test_what_cannot_be_is_refused(nnunet: Path) -> None:
     place, plan, source = bench(nnunet, test="c3,c4")
     with pytest.raises(DataError, match="unlabelled \\(imagesUn\\) and also test: c3"):
         prepare(place, plan, source, (TrainingConfig,))
+    assert not place.folder.exists()  # or the folder would hold "other files" next time
     place, plan, source = bench(nnunet, test="c1,c2")
     prepare(place, plan, source, (TrainingConfig,))
     changed = {**PLANS, "nnunet_ssl": {"options": {"num_epochs": 3}}}
@@ -184,7 +187,8 @@ def texts(steps: Steps, run: Run) -> list[str]:
 def test_commands_of_a_run(nnunet: Path) -> None:
     make_dataset(nnunet, CASES, [])
     place, plan, source = bench(nnunet)
-    steps = Steps(place, plan, source, Machine("cpu", mirroring=False, processes=1))
+    without = Workplace(place.folder, dataclasses.replace(place.settings, mirroring=False))
+    steps = Steps(without, plan, source, Machine("cpu", processes=1))
     run = next(r for r in plan.runs() if r.method == "nnUNetTrainerX" and r.seed == 5)
     assert run.fold == 2
     model = "-c 3d_fullres -p small_seed5 -tr nnUNetTrainerX -device cpu"
@@ -401,7 +405,20 @@ def test_curves_are_taken_from_the_checkpoint(tmp_path: Path) -> None:
     save_curves(tmp_path, tmp_path / "out" / "curves.json")
     written = json.loads((tmp_path / "out" / "curves.json").read_text())
     curves = {"ssl/labeled": [0.5, 0.25], "mean_fg_dice": [None], "dice": [[0.1], [0.2]]}
-    assert written == {"curves": curves, "gpu": "A GPU", "epoch": 1}
+    assert written == {"curves": curves, "gpu": "A GPU", "epoch": 1, "options": {}, "warnings": []}
+
+
+def test_options_and_warnings_are_taken_along(tmp_path: Path) -> None:
+    torch.save({"logging": {}, "current_epoch": 9}, tmp_path / "checkpoint_final.pth")
+    (tmp_path / "ssl_config.json").write_text('{"options": {"seed": 3, "mask": "slice"}}')
+    lines = ["Epoch 7 ", "a line", f"{COLLAPSED} they were empty.", "Epoch 8 "]
+    log = "".join(f"2026-01-01 10:00:00.000000: {line} \n" for line in lines)
+    (tmp_path / "training_log_1.txt").write_text(log)
+    (tmp_path / "training_log_2.txt").write_text(log)  # went on from a checkpoint before it
+    save_curves(tmp_path, tmp_path / "curves.json")
+    written = json.loads((tmp_path / "curves.json").read_text())
+    assert written["options"] == {"seed": 3, "mask": "slice"}
+    assert written["warnings"] == ["epoch 7: they were empty."]
 
 
 # Estimate
@@ -508,6 +525,7 @@ def test_without_slurm_it_says_so(nnunet: Path, monkeypatch: pytest.MonkeyPatch)
     steps, _ = fake(nnunet)
     with pytest.raises(ConfigError, match="--slurm: .*sbatch|--slurm: .*[Ss]lurm"):
         cluster.submit(steps, steps.plan.runs(), nnunet / "jobs", "slurm", {})
+    cluster.check_installed()
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(ConfigError, match=r"pip install 'nnunet-ssl\[slurm\]'"):
-        cluster.submit(steps, steps.plan.runs(), nnunet / "jobs", "slurm", {})
+    with pytest.raises(ConfigError, match="pip install submitit"):
+        cluster.check_installed()

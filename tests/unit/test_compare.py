@@ -13,8 +13,16 @@ import SimpleITK as sitk
 from scipy import stats
 
 from nnunet_ssl.commands import evaluate
-from nnunet_ssl.errors import DataError
-from nnunet_ssl.evaluation.compare import OVERALL, compare, holm, smallest_p, wilcoxon
+from nnunet_ssl.errors import ConfigError, DataError
+from nnunet_ssl.evaluation.compare import (
+    OVERALL,
+    Comparison,
+    compare,
+    holm,
+    rank_correlation,
+    smallest_p,
+    wilcoxon,
+)
 from nnunet_ssl.evaluation.scores import Scores, average, concatenate, scores_from_json
 
 NAN = float("nan")
@@ -74,6 +82,18 @@ def test_only_what_is_defined_under_both_makes_a_pair() -> None:
     assert (overall.n, overall.left_out) == (3, 1)
 
 
+def test_each_task_has_a_row() -> None:
+    tasks, labels = ("s", "s", "t", "t", "t"), ("l0", "l1")
+    one = make([[0.5, NAN], [0.6, NAN], [NAN, 0.5], [NAN, 0.6], [NAN, 0.7]], labels=labels, tasks=tasks)
+    gain = np.array([[0.2, 0.0]])
+    one = Scores(**{**vars(one), "label_tasks": ("s", "t")})
+    other = Scores(**{**vars(one), "values": {"Dice": one.values["Dice"] + gain}})
+    rows = {row.label: row for row in compare(one, other)}
+    assert list(rows) == ["l0", "l1", "mean of s", "mean of t", OVERALL]
+    assert (rows["mean of s"].n, rows["mean of t"].n, rows[OVERALL].n) == (2, 3, 5)
+    assert [rows[k].difference for k in ("mean of s", "mean of t", OVERALL)] == pytest.approx([0.2, 0, 0.1])
+
+
 def test_a_smaller_distance_is_a_gain() -> None:
     distance = np.array([[4.0], [5.0], [6.0]])
     rows = compare(make([0.5] * 3, HD95=distance), make([0.5] * 3, HD95=distance - 1))
@@ -87,6 +107,35 @@ def test_wilcoxon_at_its_ends() -> None:
     assert wilcoxon(np.array([0.1, NAN, 0.2, 0.0, 0.3])) == 0.25  # three pairs of one sign
     for n in (1, 4, 8):
         assert wilcoxon(np.arange(1.0, n + 1)) == pytest.approx(smallest_p(n))
+
+
+def test_rank_correlation_by_hand() -> None:
+    assert rank_correlation(np.array([0.1, 0.2, 0.4])) == 1.0
+    assert rank_correlation(np.array([0.1, -0.2, 0.4, 0.0, NAN])) == pytest.approx((1 - 2 + 3) / 6)
+    assert rank_correlation(np.array([0.1, -0.1])) == 0.0  # ties share a rank
+    assert rank_correlation(np.zeros(3)) == 0.0 and np.isnan(rank_correlation(np.array([NAN])))
+    differences = np.random.default_rng(1).normal(0.2, 1, 30)
+    smaller = stats.wilcoxon(differences).statistic  # the smaller of the two sums of ranks
+    assert abs(rank_correlation(differences)) == pytest.approx(1 - 2 * smaller / (30 * 31 / 2))
+
+
+def test_what_is_shown() -> None:
+    row = Comparison("Dice", OVERALL, 12, 0, 0.5, 0.52, 0.01, 0.03, 0.02, 0.7)
+    assert row.shown() == 1 and row.shown(p=0.06) == 0  # a corrected p takes the place of its own
+    assert Comparison(*vars(row).values()) == row
+    changed = {**vars(row), "low": -0.03, "high": -0.01}
+    assert Comparison(**changed).shown() == 0  # ranks and mean disagree
+    assert Comparison(**{**changed, "ranks": -0.7}).shown() == -1
+    assert Comparison(**{**vars(row), "low": -0.01}).shown() == 0
+    assert row.can_show(tests=24) and not row.can_show(tests=128)
+    assert not Comparison(**{**vars(row), "n": 5}).can_show()
+
+
+def test_a_few_large_gains_against_many_small_losses_show_nothing() -> None:
+    one = np.full(40, 0.6)
+    other = one + np.where(np.arange(40) < 6, 0.12, -0.005) + np.arange(40) * 1e-5
+    row = compare(make(one), make(other))[0]
+    assert row.low > 0 and row.p < 0.05 and row.ranks < 0 and row.shown() == 0
 
 
 def test_holm_by_hand() -> None:
@@ -175,13 +224,16 @@ def test_command_scores_both_and_compares(folders: Path, capsys: pytest.CaptureF
     assert "B is better" in capsys.readouterr().out
     run_command("--compare", one, one)
     assert "no difference shown" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"-o: expected a name that ends in \.json, got out\.csv"):
+        run_command("--compare", one, one, "-o", "out.csv")
 
 
 def test_command_says_what_is_missing(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(DataError, match=r"one/evaluation\.json does not exist\. Add -ref LABELS"):
         run_command("--compare", folders / "one", folders / "two")
     (folders / "two" / "g.nii.gz").unlink()
-    run_command("-ref", folders / "ref", "--compare", folders / "one", folders / "two", "-np", 1)
+    with pytest.raises(DataError, match=r"two/g\.nii\.gz: prediction missing"):
+        run_command("-ref", folders / "ref", "--compare", folders / "one", folders / "two", "-np", 1)
     said = capsys.readouterr()
-    assert "g.nii.gz: prediction missing" in said.err and "left out: g" in said.err
+    assert "left out: g" in said.err
     assert "6 cases" in said.out

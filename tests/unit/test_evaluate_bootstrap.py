@@ -65,6 +65,14 @@ def test_cases_are_drawn_within_their_task() -> None:
     assert stratified == pytest.approx((0.55, 0.55))
 
 
+def test_a_rare_label_is_in_every_draw_of_the_mean() -> None:
+    # without the two cases of the second label the mean of labels would be that of the first alone, 0.9
+    values = np.full((20, 2), NAN)
+    values[:, 0] = 0.9
+    values[:2, 1] = 0.1
+    assert intervals(values)[1] == pytest.approx((0.5, 0.5))
+
+
 def test_too_few_cases_have_no_interval() -> None:
     of_labels, overall = intervals(np.array([[0.5, 0.5], [NAN, 0.7], [NAN, 0.9]]))
     assert np.isnan(of_labels[0]).all()

@@ -179,6 +179,8 @@ def test_table_shows_labels_tasks_and_counts(tmp_path: Path) -> None:
     ] == cells[3]
     assert cells[5][:4] == ["Hippocampus", "mean", "-", "0.5000"]
     assert cells[7][:4] == ["all", "mean of labels", "-", "0.6667"]
+    bounds = [line for line in cells if line[1:3] == ["mean", "[0.5000, 0.5000]"]]
+    assert [line[0] for line in bounds] == ["Hippocampus"]  # one case of the other task does not vary
 
 
 def test_a_task_without_cases_is_absent(tmp_path: Path) -> None:

@@ -50,7 +50,10 @@ def make_plan(folder: Path, seeds: tuple[int, ...] = (0, 1), labeled: tuple[str,
         description = {"labels": LABELS, "file_ending": ".nii.gz", "channel_names": {"0": "MR"}}
         (target / "dataset.json").write_text(json.dumps(description))
     options = {"num_epochs": 3, "num_iterations_per_epoch": 40}
-    (place.preprocessed / "small.json").write_text(json.dumps({"nnunet_ssl": {"options": options}}))
+    network = {"arch_kwargs": {"features_per_stage": [8, 16], "strides": [[1, 1, 1], [2, 2, 2]]}}
+    configurations = {"3d_fullres": {"patch_size": [16, 24, 24], "architecture": network}}
+    plans = {"configurations": configurations, "nnunet_ssl": {"options": options}}
+    (place.preprocessed / "small.json").write_text(json.dumps(plans))
     (folder / "benchmark.json").write_text(json.dumps(plan.to_json()))
     return plan
 
@@ -128,21 +131,22 @@ def test_gain_and_loss_are_said(tmp_path: Path) -> None:
     )
     assert "Loss: worse than the supervised baseline." in sentence(found[1], results)
     assert headline(found, results).startswith("Yes: Good gains 3.")
-    assert "2 of 4 comparisons show no gain, 2 of them a loss." in headline(found, results)
+    assert "No gain is shown in 2 of 4 comparisons, 2 of them a loss." in headline(found, results)
 
 
 def test_no_gain_is_said_as_plainly(tmp_path: Path) -> None:
     results = make_results(tmp_path, good=0.0, bad=0.0)
     found = answers(results)
-    assert {a.verdict for a in found} == {"no gain"}
-    assert headline(found, results) == "No gain: no method is shown to beat the supervised baseline."
+    assert {a.verdict for a in found} == {"no gain shown"}
+    said = headline(found, results)
+    assert said == "No gain is shown: no method is known to beat the supervised baseline."
     assert sentence(found[0], results).endswith("No gain shown.")
-    assert "No gain: no method" in make_page(results).html
+    assert said in make_page(results).html
 
 
 def test_losses_are_said_where_nothing_gains(tmp_path: Path) -> None:
     results = make_results(tmp_path, good=-0.05)
-    assert headline(answers(results), results).endswith("and 4 of 4 comparisons show a loss.")
+    assert headline(answers(results), results).endswith("and a loss is shown in 4 of 4 comparisons.")
 
 
 def test_little_to_gain_is_said(tmp_path: Path) -> None:
@@ -182,10 +186,12 @@ def test_all_labels_and_scans_without_labels(tmp_path: Path) -> None:
     assert [(a.labeled, a.method, a.verdict) for a in found] == [(ALL, GOOD, "gain"), (ALL, BAD, "loss")]
     assert np.isnan(found[0].all_labels)
     text = sentence(found[0], results)
-    assert re.fullmatch(
-        r"With all 20 labels: supervised 87\.\d, Good 90\.\d, \+3\.\d \[.*\], p < 0\.001\. Gain\.", text
+    wanted = r"With all 20 labels: supervised 87\.\d, Good 90\.\d, \+3\.\d \[.*\], p < 0\.001\. "
+    assert re.fullmatch(wanted + r"Gain, by one seed\.", text)
+    said = headline(found, results)
+    assert said.startswith(
+        "Yes, by one seed: Good gains 3.0 Dice points with all 20 labels. No gain is shown"
     )
-    assert headline(found, results).startswith("Yes: Good gains 3.0 Dice points with all 20 labels. 1 of 2")
     assert difference_plot(found, results) and efficiency_plot(results)
     assert headline(found, results) in make_page(results).html
 
@@ -202,7 +208,7 @@ def test_few_cases_cannot_tell(tmp_path: Path) -> None:
     found = answers(results)
     assert {a.verdict for a in found} == {"too few cases"}
     assert headline(found, results) == "Too few test cases (4) to tell whether any method helps."
-    assert "cannot give less than p = 0.125" in sentence(found[0], results)
+    assert "p cannot be less than 0.5, corrected for 4 tests" in sentence(found[0], results)
 
 
 def test_words_for_numbers() -> None:
@@ -242,7 +248,7 @@ def test_failed_and_missing_runs_are_named_and_the_rest_is_reported(tmp_path: Pa
         ("8", BAD, (0, 1)),
     ]
     page = make_page(results)
-    assert "10 of 14 runs are done, 2 failed, 2 are still to do" in page.markdown
+    assert "10 of 14 runs are done, 2 failed, 2 still to do" in page.markdown
     assert "out of &lt;memory&gt;" in page.html and "out of <memory>" in page.markdown
     assert f"{GOOD}/labeled_8/seed_1" in page.html
 
@@ -253,10 +259,11 @@ def test_a_run_whose_files_are_broken_is_a_failed_one(tmp_path: Path) -> None:
     (results.place.run(runs[0]) / "evaluation.json").write_text('{"half": ')
     (results.place.run(runs[1]) / "done.json").write_text("{}")
     (results.place.run(runs[2]) / "evaluation.json").unlink()
+    (results.place.run(runs[3]) / "curves.json").write_text("[1, ")
     again = read_results(tmp_path)
-    assert list(again.failed) == runs[:3] and len(again.done) == len(results.done) - 3
+    assert list(again.failed) == runs[:4] and len(again.done) == len(results.done) - 4
     assert all("cannot be read" in text and "do it again" in text for text in again.failed.values())
-    assert f"{len(again.done)} of 14 runs are done, 3 failed" in make_page(again).html
+    assert f"{len(again.done)} of 14 runs are done, 4 failed" in make_page(again).html
 
 
 def test_seeds_that_disagree_show_no_gain(tmp_path: Path) -> None:
@@ -265,7 +272,7 @@ def test_seeds_that_disagree_show_no_gain(tmp_path: Path) -> None:
         finish(tmp_path, plan, run, dice_of(run, good=0.06 if run.seed else -0.02))
     results = read_results(tmp_path)
     found = [answer for answer in answers(results) if answer.method == GOOD]
-    assert all(a.dice.low > 0 and a.p < 0.05 and a.verdict == "no gain" for a in found)
+    assert all(a.dice.low > 0 and a.p < 0.05 and a.verdict == "no gain shown" for a in found)
     assert sentence(found[0], results).endswith("No gain shown: the sign depends on the seed.")
 
 
@@ -274,10 +281,39 @@ def test_what_rests_on_one_seed_says_so(tmp_path: Path) -> None:
     for run in plan.runs():
         if run.seed == 0:
             finish(tmp_path, plan, run, dice_of(run))
-    assert "(seed 0 only)" in make_page(read_results(tmp_path)).html
-    one = make_page(make_results(tmp_path / "one", seeds=(0,))).html
-    assert "One seed: how much depends on the choice of the labelled cases is not known." in one
-    assert "seed 0 only" not in one
+    for results in (read_results(tmp_path), make_results(tmp_path / "one", seeds=(0,))):
+        page = make_page(results)
+        assert page.summary[0].startswith("Yes, by one seed: Good gains")
+        assert "One seed: how much depends on the choice of the labelled cases is not known." in page.html
+
+
+def test_the_gap_is_that_of_the_same_seeds(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    for run in plan.runs():
+        if not (run.labeled == ALL and run.seed == 1):
+            finish(tmp_path, plan, run, dice_of(run))
+    found = answers(read_results(tmp_path))
+    assert all(np.isnan(a.all_labels) and np.isnan(a.share_of_gap) for a in found)
+
+
+def test_a_mean_that_most_cases_contradict_is_no_gain(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    for run in plan.runs():
+        dice = dice_of(dataclasses.replace(run, method=BASELINE))
+        if run.method == GOOD:
+            dice = dice + np.where(np.arange(len(CASES)) < 2, 0.1, -0.001)[:, None]
+        finish(tmp_path, plan, run, dice)
+    answer = next(a for a in answers(read_results(tmp_path)) if a.method == GOOD)
+    assert answer.dice.difference > 0 > answer.dice.ranks
+    sure = dataclasses.replace(answer, p=0.01, dice=dataclasses.replace(answer.dice, low=0.001))
+    assert sure.verdict == "no gain shown"
+
+
+def test_more_tests_need_more_cases(tmp_path: Path) -> None:
+    answer = answers(make_results(tmp_path))[0]
+    eight = dataclasses.replace(answer, dice=dataclasses.replace(answer.dice, n=8))
+    assert dataclasses.replace(eight, tests=6).verdict == "gain"  # 6 * 2^-7 = 0.047
+    assert dataclasses.replace(eight, tests=7).verdict == "too few cases"  # 0.055
 
 
 def test_nothing_to_report(tmp_path: Path) -> None:
@@ -309,7 +345,7 @@ def test_tables_count_what_was_missed(tmp_path: Path) -> None:
     results = read_results(tmp_path)
     rows = method_rows(results)["rows"]
     assert [row[:3] for row in rows[:3]] == [["2 labels", n, 2] for n in ("supervised", "Good", "Bad")]
-    assert [row[-1] for row in rows[:3]] == ["0 of 48", "0 of 48", "1 of 48"]
+    assert [row[-2:] for row in rows[:3]] == [[text, "-"] for text in ("0 of 48", "0 of 48", "1 of 48")]
     assert rows[-1][0] == "all 20 labels"
     per_label = label_rows(results)
     assert per_label is not None
@@ -353,9 +389,14 @@ def test_the_monitor_is_drawn_for_all_methods_and_hidden_labels_are_marked(tmp_p
     file = results.place.run(run) / "curves.json"
     content = json.loads(file.read_text())
     content["curves"]["ssl_monitor/hidden_dice"] = [0.1, 0.2, 0.3]
+    content["warnings"] = ["epoch 2: they were empty."]
+    content["options"] = {"seed": 0, "ramp_length": 0.4}
     file.write_text(json.dumps(content))
+    results = read_results(tmp_path)
     page = make_page(results)
     for text in (page.html, page.markdown):
+        assert f"{run.name}: the pseudo-labels may have collapsed. epoch 2: they were empty." in text
+        assert "ramp_length 0.4" in text and "seed 0, ramp" not in text
         assert "monitor_hidden_labels=true" in text and "for the curve of the pseudo-labels" in text
     drawn = watching_plot(results)
     assert drawn is not None and "<!-- pseudo-labels: Dice with hidden labels -->" in drawn
@@ -388,7 +429,11 @@ def test_worst_and_median_cases(tmp_path: Path) -> None:
     assert "cases_2.png" in names and "cases_all.png" not in names  # before any method is done
     (place.run(next(iter(results.done))) / "predictions" / "t00.nii.gz").unlink()
     again = overlay_picture(results, "2")
-    assert again is not None and len(again[0]) < len(drawn[0])  # the other case alone
+    assert again is not None and again[0] != drawn[0] and again[1] == drawn[1]  # without that panel
+    for case in ("t00", "t06"):
+        (place.test_labels(0) / f"{case}.nii.gz").unlink()
+        alone = overlay_picture(results, "2")
+        assert (alone is None) == (case == "t06")  # rows without a reference are left out
 
 
 # The page
@@ -412,9 +457,11 @@ def test_the_page_is_one_file_and_answers_first(tmp_path: Path) -> None:
         "3 epochs of 40 updates",
         "nnUNetv2_train 901 3d_fullres 0",
         "export nnUNet_raw=",
+        "nnUNetv2_ssl benchmark -d Dataset901_One -c 3d_fullres -p small --trainers nnUNetTrainerGood",
+        "patch_size 16-24-24, features_per_stage 8-16, strides 1x1x1-2x2x2",
     ):
         assert text in html and text in page.markdown
-    assert "by seed 0: +" in html
+    assert re.search(r"0: \+3\.\d, 1: \+3\.\d", html)
 
 
 def test_the_command_writes_page_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -428,7 +475,7 @@ def test_the_command_writes_page_and_pictures(tmp_path: Path, capsys: pytest.Cap
     shown = re.findall(r"\]\((pictures/[^)]*)\)", markdown)
     assert len(shown) == 6 and all((tmp_path / "out" / name).is_file() for name in shown)
     table = [line for line in markdown.splitlines() if line.startswith("| 2 labels")]
-    assert len(table) == 3 + 6 and {line.count("|") for line in table[:3]} == {9}
+    assert len(table) == 3 + 6 and {line.count("|") for line in table[:3]} == {10}
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot be written"):
         report.run(parser.parse_args(["-i", str(tmp_path / "b"), "-o", str(tmp_path / "file")]))
