@@ -62,8 +62,10 @@ def run(args: argparse.Namespace) -> None:
     if args.o is not None:
         if not given:
             raise ConfigError("-o needs at least one --prompt LABEL=SENTENCE.")
-        embedding = prompts.embed(given, args.model, args.max_tokens, args.trust_remote_code)
         written = [Path(args.o)]
+        if not written[0].parent.is_dir():
+            raise ConfigError(f"-o: there is no folder {written[0].parent}. Make it first.")
+        embedding = prompts.embed(given, args.model, args.max_tokens, args.trust_remote_code)
         embedding.save(written[0])
     else:
         folders = prompts.dataset_folders(args.d)

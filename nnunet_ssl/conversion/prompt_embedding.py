@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -121,14 +122,17 @@ def embed(
         trust_remote_code: run model code that comes with the model.
 
     Raises:
-        ConfigError: transformers is not installed, or max_tokens is too small.
+        ConfigError: transformers is not installed, or max_tokens is too small or too large.
         DataError: the model cannot be loaded or is no text encoder.
     """
     import torch
 
-    tokenizer, encoder = _load_model(model, trust_remote_code)
+    tokenizer, encoder, absent = _load_model(model, trust_remote_code)
     counts = {label: len(tokenizer(text)["input_ids"]) for label, text in sentences.items()}
     longest = max(counts, key=lambda label: counts[label])
+    limit = getattr(encoder.config, "max_position_embeddings", max_tokens)
+    if max_tokens > limit:
+        raise ConfigError(f"--max-tokens is {max_tokens}, but '{model}' takes {limit} at most. Lower it.")
     if counts[longest] > max_tokens:
         raise ConfigError(
             f"--max-tokens is {max_tokens}, but the sentence of '{longest}' has {counts[longest]} tokens: "
@@ -139,7 +143,7 @@ def embed(
         inputs = tokenizer(list(sentences.values()), **padding)
         with torch.no_grad():
             tokens = encoder(**inputs).last_hidden_state
-    except (AttributeError, IndexError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(
             f"'{model}' is no text encoder that can be used here ({error}). Expected a BERT-like model."
         ) from error
@@ -149,7 +153,7 @@ def embed(
         tokens=tokens.float().numpy(),
         mask=inputs["attention_mask"].bool().numpy(),
         model=_shown_name(model),
-        digest=_digest(encoder),
+        digest=_digest(encoder, absent),
     )
 
 
@@ -226,8 +230,10 @@ def check_sentences(embedding: PromptEmbedding, table: TaskTable, where: Path) -
         )
 
 
-def _load_model(model: str, trust_remote_code: bool) -> tuple[Any, Any]:
+def _load_model(model: str, trust_remote_code: bool) -> tuple[Any, Any, set[str]]:
+    """Tokenizer, text encoder, and names of weights that are not in its file (at most those of a pooler)."""
     try:
+        from safetensors import SafetensorError
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging
     except ImportError:
@@ -238,13 +244,17 @@ def _load_model(model: str, trust_remote_code: bool) -> tuple[Any, Any]:
     options = {"trust_remote_code": trust_remote_code, "local_files_only": Path(model).is_dir()}
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, **options)
-        encoder = AutoModel.from_pretrained(model, **options)
-    except (OSError, ValueError, KeyError) as error:
+        encoder, about = AutoModel.from_pretrained(model, output_loading_info=True, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, UnpicklingError, SafetensorError) as error:
         raise DataError(
             f"Cannot load a text encoder from '{model}': expected a folder with config, weights and "
             f"tokenizer, or a name on the hub. {error}"
         ) from error
-    return tokenizer, encoder.eval().float()
+    absent = set(about["missing_keys"])
+    needed = sorted(name for name in absent if not name.startswith("pooler."))
+    if needed:
+        raise DataError(f"The file of '{model}' lacks weights of a text encoder, such as {needed[0]}.")
+    return tokenizer, encoder.eval().float(), absent
 
 
 def _shown_name(model: str) -> str:
@@ -253,10 +263,14 @@ def _shown_name(model: str) -> str:
     return "/".join(folder.resolve().parts[-2:]) if folder.is_dir() else model
 
 
-def _digest(encoder: Any) -> str:
-    """Fingerprint of a model's weights, whatever its folder is called."""
+def _digest(encoder: Any, absent: set[str]) -> str:
+    """Fingerprint of a model's weights, whatever its folder is called.
+
+    Checkpoints of masked language models have no pooler: its weights are drawn anew whenever they are loaded.
+    """
     total = hashlib.sha256()
-    for name, value in sorted(encoder.state_dict().items()):
+    stored = {name: value for name, value in encoder.state_dict().items() if name not in absent}
+    for name, value in sorted(stored.items()):
         total.update(name.encode())
         total.update(value.cpu().numpy().tobytes())
     return total.hexdigest()[:16]

@@ -51,7 +51,7 @@ def wished_question(table: TaskTable, trained: Embedding | None, wish: str | Non
 
     Raises:
         TaskError: of several tasks none is asked, or the one that is asked is unknown.
-        ConfigError: the sentences do not fit the network.
+        ConfigError: the sentences do not fit the network, or are for other labels than those asked for.
         DataError: the file of sentences is missing or broken.
     """
     file = os.environ.get(PROMPTS_VARIABLE)
@@ -68,7 +68,14 @@ def wished_question(table: TaskTable, trained: Embedding | None, wish: str | Non
     if wish and wish.strip().lower() in unseen:
         print(f"Experiment: '{wish}' was never trained; its mask is written as '{table.prompts[0].label}'.")
         return Question((0,), {0: new[wish.strip().lower()]})
-    return Question(_prompts(table, wish), tokens)
+    prompts = _prompts(table, wish)
+    if new and not set(prompts) & set(tokens):
+        asked = ", ".join(table.prompts[k].label for k in prompts)
+        raise ConfigError(
+            f"{PROMPTS_VARIABLE} has sentences for {', '.join(new)}, but what is asked for is {asked}. Set "
+            f"{TASK_VARIABLE} to one of those labels, or unset {PROMPTS_VARIABLE}."
+        )
+    return Question(prompts, tokens)
 
 
 def install_tokens(network: nn.Module, key: str, tokens: dict[int, tuple[Tensor, Tensor]]) -> None:

@@ -24,6 +24,8 @@ PROMPTS = "prompted.seg_layers.prompts"  # name of the token vectors in a networ
 Inference = Literal["pd", "sd", "mean"]
 Result = TypeVar("Result")
 
+_VOXELS_AT_ONCE = 2**21  # in one pass of prediction: a patch of 128^3, or eight of 512^2
+
 # Logit of a prompt that was not asked: e^-50 is nothing, and half precision can still add it up.
 NEVER = -50.0
 
@@ -124,18 +126,28 @@ class ProPLUNet(nn.Module):
     def _predict(self, x: Tensor) -> Tensor | list[Tensor]:
         skips = self.encoder(x)
         pairs = self._pairs(len(x), x.device)
-        chosen = gather(skips, pairs.sample)
         deep = self.decoder is not None and bool(self.decoder.deep_supervision)
         if self.inference == SUPERVISED:
-            maps = self.decode(SUPERVISED, chosen, pairs.prompt, every_resolution=deep)
+            maps = self._decode_pairs(SUPERVISED, skips, pairs, every_resolution=deep)
         else:
-            full = self.decode(PSEUDO, chosen, pairs.prompt)[0]
+            full = self._decode_pairs(PSEUDO, skips, pairs)[0]
             if self.inference == "mean":
-                full = (full + self.decode(SUPERVISED, chosen, pairs.prompt)[0]) / 2
+                full = (full + self._decode_pairs(SUPERVISED, skips, pairs)[0]) / 2
             # Only sd has outputs of its own at coarser resolutions.
             maps = [full] + [_shrunk(full, s.shape[2:]) for s in skips[1:-1]] if deep else [full]
         outputs = [self._channels(m, pairs, len(x)) for m in maps]
         return outputs if deep else outputs[0]
+
+    def _decode_pairs(
+        self, name: str, skips: Sequence[Tensor], pairs: Asked, every_resolution: bool = False
+    ) -> list[Tensor]:
+        """``decode`` a few pairs at a time: each holds features of its own, and there may be many prompts."""
+        size = max(1, _VOXELS_AT_ONCE // math.prod(skips[0].shape[2:]))
+        parts = [
+            self.decode(name, gather(skips, sample), prompt, every_resolution)
+            for sample, prompt in zip(pairs.sample.split(size), pairs.prompt.split(size), strict=True)
+        ]
+        return [torch.cat(maps) for maps in zip(*parts, strict=True)]
 
     def _pairs(self, batch: int, device: torch.device) -> Asked:
         if isinstance(self._asked, Asked):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from dynamic_network_architectures.building_blocks.simple_conv_blocks import StackedConvBlocks
@@ -108,6 +109,7 @@ def check_timm_plans(patch_size: Sequence[int], strides: Sequence[int | Sequence
 
 def _backbone(name: str, input_channels: int, weights: str | None) -> Any:
     import timm
+    from safetensors import SafetensorError
 
     if not name.startswith("convnext") or name.split(".")[0] not in timm.list_models("convnext*"):
         known = ", ".join(timm.list_models("convnext*")[:12])
@@ -118,8 +120,12 @@ def _backbone(name: str, input_channels: int, weights: str | None) -> Any:
     if not Path(weights).is_file():
         raise DataError(f"timm_weights: expected a file with weights of {name}, but '{weights}' is none.")
     try:
+        found = timm.models.load_state_dict(weights)
+        lacking = [k for k in range(4) if not any(key.startswith(f"stages.{k}.") for key in found)]
+        if lacking:  # timm itself would leave them as they were drawn
+            raise KeyError(f"nothing of stages {lacking}")
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": weights}, **options)
-    except (RuntimeError, KeyError, ValueError, OSError) as error:
+    except (RuntimeError, KeyError, ValueError, OSError, UnpicklingError, SafetensorError) as error:
         raise DataError(f"timm_weights: '{weights}' holds no weights of {name} ({error}).") from error
 
 

@@ -52,7 +52,13 @@ from nnunet_ssl.training.monitor import Monitor, start_monitor
 from nnunet_ssl.training.networks import bare_network
 from nnunet_ssl.training.previews import save_previews
 from nnunet_ssl.training.random_state import seed_everything
-from nnunet_ssl.training.resume import check_options, read_state, restore_random_numbers, save_with_state
+from nnunet_ssl.training.resume import (
+    check_network,
+    check_options,
+    read_state,
+    restore_random_numbers,
+    save_with_state,
+)
 from nnunet_ssl.training.validation import OwnLabels, merge_task_validations
 
 
@@ -138,6 +144,10 @@ class SSLTrainer(nnUNetTrainer, ABC):
             seed_everything(seed + self.local_rank)
             self.generator.manual_seed(seed + self.local_rank)
         super().initialize()
+        if self.is_ddp:
+            # Buffers are constants and counters, alike in all processes. nnU-Net's validation calls the
+            # network unequally often in each, so a broadcast with every call would wait for ever.
+            self.network.broadcast_buffers = False
         if self.is_ddp and len(self.task_table) > 1:
             # Processes hold different tasks in a step, so a Dice gathered over them would mix classes.
             for module in self.loss.modules():
@@ -199,7 +209,13 @@ class SSLTrainer(nnUNetTrainer, ABC):
 
     def _resolved_options(self) -> dict[str, Any]:
         options = {**dataclasses.asdict(self.training_config), **dataclasses.asdict(self.method_config)}
-        return {"trainer": type(self).__name__, "options": options, "tasks": self.task_table.to_json()}
+        network = self.network_plans(self.method_config, self.task_table)
+        return {
+            "trainer": type(self).__name__,
+            "options": options,
+            "tasks": self.task_table.to_json(),
+            "network": network,
+        }
 
     # Data
 
@@ -411,8 +427,11 @@ class SSLTrainer(nnUNetTrainer, ABC):
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         """Load as nnU-Net does and keep what we added until training starts."""
+        state = read_state(str(filename_or_checkpoint))
+        if state is not None:
+            check_network(state, self._resolved_options())
         super().load_checkpoint(filename_or_checkpoint)
-        self._resumed_state = read_state(str(filename_or_checkpoint))
+        self._resumed_state = state
 
 
 def _loggable(terms: Terms) -> dict[str, float]:

@@ -15,6 +15,9 @@ from nnunet_ssl.training.random_state import get_random_state, set_random_state
 
 SSL_STATE = "ssl_state"  # key in the checkpoint
 
+# Of a network's parts: which decoder predicts, and what a text encoder is called (it has a fingerprint)
+_NO_PARTS = ("inference", "model")
+
 
 def save_with_state(
     save: Callable[[Any], None], filename: str, options: dict[str, Any], generator: torch.Generator
@@ -43,6 +46,19 @@ def read_state(checkpoint: str) -> dict[str, Any] | None:
     return state
 
 
+def check_network(state: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise ``ConfigError`` if the weights are of a network with other parts, such as other sentences."""
+    if "network" not in state["options"]:  # of an older version
+        return
+    before, after = _leaves(state["options"]["network"]), _leaves(now["network"])
+    changed = [f"{n}: {before.get(n)} -> {after.get(n)}" for n in after if before.get(n) != after[n]]
+    if changed:
+        raise ConfigError(
+            f"The checkpoint is of another network ({'; '.join(changed)}). Restore what it was trained with "
+            "(options, or the embedded sentences of the dataset), or train anew under other plans."
+        )
+
+
 def check_options(state: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise ``ConfigError`` if a training is continued with other options than it began with."""
     before = state["options"]
@@ -58,6 +74,13 @@ def check_options(state: dict[str, Any], now: dict[str, Any]) -> None:
             "Restore them, "
             "or make plans of another name with 'nnUNetv2_ssl configure' and train anew."
         )
+
+
+def _leaves(parts: Any, name: str = "") -> dict[str, Any]:
+    """Nested entries by their last name, but for those on which no weight depends."""
+    if not isinstance(parts, dict):
+        return {} if name in _NO_PARTS else {name: parts}
+    return {key: value for name, part in parts.items() for key, value in _leaves(part, name).items()}
 
 
 def restore_random_numbers(state: dict[str, Any], generator: torch.Generator) -> None:

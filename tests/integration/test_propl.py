@@ -184,6 +184,32 @@ def test_resumed(make_trainer: Make, tmp_path: Path) -> None:
         assert output[f"ssl/{term}"] == pytest.approx(expected[f"ssl/{term}"], rel=1e-6), term
 
 
+def test_other_sentences_are_not_resumed(here: Workspace, make_trainer: Make, tmp_path: Path) -> None:
+    """Weights belong to the text encoder that they were trained with, whatever the dataset holds by now."""
+    learned, told = str(tmp_path / "learned.pth"), str(tmp_path / "told.pth")
+    with sentences_of(here, BOTH) as folders:
+        made = make_trainer(BOTH, TRAINER)
+        losses(made, 1)
+        made.save_checkpoint(learned)
+        sentences = made_up(made.task_table, 6)
+        store(sentences, folders, {})
+        made = make_trainer(BOTH, TRAINER)
+        made.initialize()
+        with pytest.raises(ConfigError, match="another network .*prompts: learned -> text"):
+            made.load_checkpoint(learned)
+        losses(made, 1)
+        made.save_checkpoint(told)
+        store(replace(sentences, model="the same under another name"), folders, {})
+        again = make_trainer(BOTH, TRAINER)
+        again.initialize()
+        again.load_checkpoint(told)
+        store(replace(sentences, digest="f" * 16), folders, {})
+        again = make_trainer(BOTH, TRAINER)
+        again.initialize()
+        with pytest.raises(ConfigError, match="another network .*digest: 0123456789abcdef -> ffff"):
+            again.load_checkpoint(told)
+
+
 @pytest.mark.parametrize("decoder", ["sd", "mean"])
 def test_decoder_of_prediction(
     here: Workspace, make_trainer: Make, monkeypatch: pytest.MonkeyPatch, decoder: str

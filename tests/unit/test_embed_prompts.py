@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -127,6 +128,33 @@ def test_too_long_a_sentence(model):
 def test_no_model(tmp_path, model):
     with pytest.raises(DataError, match="Cannot load a text encoder"):
         embed(SENTENCES, str(tmp_path))
+    shutil.copytree(model, tmp_path / "broken")
+    for file in [*(tmp_path / "broken").glob("*.safetensors"), *(tmp_path / "broken").glob("*.bin")]:
+        file.write_bytes(b"no weights")
+    with pytest.raises(DataError, match="Cannot load a text encoder"):
+        embed(SENTENCES, str(tmp_path / "broken"))
+
+
+def test_more_tokens_than_the_model_takes(model):
+    with pytest.raises(ConfigError, match="--max-tokens is 600, but .* takes 512 at most"):
+        embed(SENTENCES, model, max_tokens=600)
+
+
+def test_the_fingerprint_is_of_what_the_file_holds(tmp_path, model):
+    """A pooler that is not in the file is drawn anew whenever it is loaded, and what it gives is not used."""
+    from transformers import AutoModel, AutoTokenizer
+
+    encoder, tokenizer = AutoModel.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+    one = {"gland": SENTENCES["gland"]}
+    for name, left_out in (("pooler", "pooler."), ("layer", "encoder.layer.0.")):
+        state = {k: v for k, v in encoder.state_dict().items() if not k.startswith(left_out)}
+        encoder.save_pretrained(tmp_path / name, state_dict=state)
+        tokenizer.save_pretrained(tmp_path / name)
+    first, second = (embed(one, str(tmp_path / "pooler")) for _ in range(2))
+    assert first.digest == second.digest != embed(one, model).digest
+    np.testing.assert_array_equal(first.tokens, second.tokens)
+    with pytest.raises(DataError, match="lacks weights of a text encoder, such as encoder.layer.0"):
+        embed(one, str(tmp_path / "layer"))
 
 
 def test_from_sentence_to_mask(embedded):
@@ -176,6 +204,7 @@ def test_command_for_prediction(dataset, model, tmp_path, capsys):
         ([], "Expected a dataset"),
         (["-d", "916", "-o", "x.npz"], "Expected a dataset"),
         (["-o", "x.npz"], "at least one --prompt"),
+        (["-o", "none/x.npz", "--prompt", "heart=a"], "there is no folder none"),
         (["-d", "916", "--prompt", "heart"], "LABEL=SENTENCE"),
         (["-d", "916", "--prompt", "heart=a", "--prompt", "heart=b"], "heart is given twice"),
         (["-d", "916", "--prompt", "liver=a"], "unknown label.*liver.*Known: heart, lesion"),
@@ -325,6 +354,17 @@ def test_unseen_label_is_refused_unless_asked_explicitly(ask, capsys):
     assert question.prompts == (0,)
     assert torch.equal(question.tokens[0][0], torch.from_numpy(new.tokens[0]))
     assert "'kidney' was never trained" in capsys.readouterr().out
+
+
+def test_sentences_that_are_not_asked_for(ask):
+    """Nothing that a user gives is passed over in silence."""
+    new = made_up(("heart",), ("Find the heart.",))
+    with pytest.raises(ConfigError, match="has sentences for heart, but what is asked for is lesion"):
+        ask("lesion", new)
+    with pytest.raises(ConfigError, match="has sentences for kidney, but what is asked for is heart"):
+        ask("heart", made_up(("kidney",), ("Find the kidney.",)), "1")
+    two = made_up(("heart", "lesion"), ("Find the heart.", "Find the lesion."))
+    assert ask("heart", two).prompts == (0,)  # one file for all tasks
 
 
 def test_sentences_of_another_text_encoder(ask):

@@ -80,8 +80,14 @@ def test_bad_weights(tmp_path):
     with pytest.raises(DataError, match="is none"):
         TimmEncoder(NAME, 1, str(tmp_path / "missing.pth"))
     torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "other.pth")
-    with pytest.raises(DataError, match=f"no weights of {NAME}"):
-        TimmEncoder(NAME, 1, str(tmp_path / "other.pth"))
+    state = timm.create_model(NAME).state_dict()
+    cut = {key: value for key, value in state.items() if not key.startswith("stages.3.")}
+    torch.save(cut, tmp_path / "cut.pth")
+    for name in ("text.pth", "text.safetensors"):
+        (tmp_path / name).write_text("no weights at all")
+    for name in ("other.pth", "cut.pth", "text.pth", "text.safetensors"):
+        with pytest.raises(DataError, match=f"no weights of {NAME}"):
+            TimmEncoder(NAME, 1, str(tmp_path / name))
 
 
 @pytest.mark.parametrize("name", ["resnet34", "convnext_enormous"])
