@@ -209,13 +209,10 @@ class SSLTrainer(nnUNetTrainer, ABC):
 
     def _resolved_options(self) -> dict[str, Any]:
         options = {**dataclasses.asdict(self.training_config), **dataclasses.asdict(self.method_config)}
-        network = self.network_plans(self.method_config, self.task_table)
-        return {
-            "trainer": type(self).__name__,
-            "options": options,
-            "tasks": self.task_table.to_json(),
-            "network": network,
-        }
+        return {"trainer": type(self).__name__, "options": options, "tasks": self.task_table.to_json()}
+
+    def _network_parts(self) -> dict[str, Any]:
+        return self.network_plans(self.method_config, self.task_table)
 
     # Data
 
@@ -423,13 +420,14 @@ class SSLTrainer(nnUNetTrainer, ABC):
 
     def save_checkpoint(self, filename: str) -> None:
         """nnU-Net's checkpoint with options and random numbers."""
-        save_with_state(super().save_checkpoint, filename, self._resolved_options(), self.generator)
+        kept = {"options": self._resolved_options(), "network": self._network_parts()}
+        save_with_state(super().save_checkpoint, filename, kept, self.generator)
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         """Load as nnU-Net does and keep what we added until training starts."""
         state = read_state(str(filename_or_checkpoint))
         if state is not None:
-            check_network(state, self._resolved_options())
+            check_network(state, self._network_parts())
         super().load_checkpoint(filename_or_checkpoint)
         self._resumed_state = state
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -15,14 +16,14 @@ from nnunet_ssl.training.random_state import get_random_state, set_random_state
 
 SSL_STATE = "ssl_state"  # key in the checkpoint
 
-# Of a network's parts: which decoder predicts, and what a text encoder is called (it has a fingerprint)
-_NO_PARTS = ("inference", "model")
+# Of a network's parts: what predicts, and what a text encoder is called (it has a fingerprint)
+_NO_PARTS = ("inference", "inference_branches", "model")
 
 
 def save_with_state(
-    save: Callable[[Any], None], filename: str, options: dict[str, Any], generator: torch.Generator
+    save: Callable[[Any], None], filename: str, kept: dict[str, Any], generator: torch.Generator
 ) -> None:
-    """Save as ``save`` does, with options and random numbers; under another name first, so never half."""
+    """Save as ``save`` does, with what is kept and random numbers; another name first, so never half."""
     buffer = io.BytesIO()
     save(buffer)
     if buffer.tell() == 0:  # not rank 0, or checkpointing is disabled
@@ -30,7 +31,7 @@ def save_with_state(
     buffer.seek(0)
     checkpoint = torch.load(buffer, weights_only=False)
     checkpoint[SSL_STATE] = {
-        "options": options,
+        **kept,
         "generator": generator.get_state(),
         "random": get_random_state(),
     }
@@ -48,10 +49,14 @@ def read_state(checkpoint: str) -> dict[str, Any] | None:
 
 def check_network(state: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise ``ConfigError`` if the weights are of a network with other parts, such as other sentences."""
-    if "network" not in state["options"]:  # of an older version
+    if "network" not in state:  # of an older version
         return
-    before, after = _leaves(state["options"]["network"]), _leaves(now["network"])
-    changed = [f"{n}: {before.get(n)} -> {after.get(n)}" for n in after if before.get(n) != after[n]]
+    before, after = _leaves(state["network"]), _leaves(now)
+    changed = [
+        f"{name}: {shorten(str(before.get(name)), 60)} -> {shorten(str(value), 60)}"
+        for name, value in after.items()
+        if before.get(name) != value
+    ]
     if changed:
         raise ConfigError(
             f"The checkpoint is of another network ({'; '.join(changed)}). Restore what it was trained with "
