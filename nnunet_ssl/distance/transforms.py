@@ -136,9 +136,13 @@ class _ExactSignedDistance(torch.autograd.Function):
     def forward(ctx: Any, prob: Tensor, spacing: Sequence[float] | None, options: _Options) -> Tensor:
         ctx.options = options
         inside = prob > 0.5
-        seeds = torch.cat([~inside, inside]).flatten(0, 1)
-        within, beyond = distance_to(seeds, spacing, options.band, prob.dtype).view(2, *prob.shape)
-        return _with_one_sided(torch.where(inside, within, -beyond), inside, spacing, options.band)
+        flat, signed = inside.flatten(0, 1), torch.zeros_like(prob).flatten(0, 1)
+        # Of many classes few are in a patch: maps without a border are filled in, not transformed
+        border = (flat.flatten(1).any(1) & ~flat.flatten(1).all(1)).nonzero()[:, 0]
+        own = flat[border]
+        within, beyond = distance_to(torch.cat([~own, own]), spacing, options.band, prob.dtype).chunk(2)
+        signed[border] = torch.where(own, within, -beyond)
+        return _with_one_sided(signed.view_as(prob), inside, spacing, options.band)
 
     @staticmethod
     @once_differentiable

@@ -118,8 +118,8 @@ class DBiSL(Method):
         """Each task by the labels of the other (eq. 7)."""
         weight = self.config.weight_sup_con * self.config.weight_cross_supervision
         terms: Terms = {}
-        if weight and distances.of_y is not None:
-            terms["cross_regression"] = (self._against_labels(distances.of_y, distances, batch), weight)
+        if weight and distances.of_labeled is not None:
+            terms["cross_regression"] = (self._against_labels(distances.of_labeled, distances, batch), weight)
         if weight and self.config.r2s:
             terms["cross_segmentation"] = (self._segmentation_of_r(r[:, : len(batch.labeled)], batch), weight)
         return terms

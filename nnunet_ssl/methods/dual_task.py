@@ -81,11 +81,14 @@ class Distances(NamedTuple):
         labels: R of the labels (B, K, *spatial).
         known: where it is known beside ignored voxels, the same shape; ``None`` for everywhere.
         of_y: T_s2r of the predictions (A, N, K, *spatial); ``None`` where no term wants it.
+        of_labeled: the same of the labelled samples (A, B, K, *spatial), with what the labels ignore taken
+            for outside, as in ``labels``: one large organ there would change the scale of the map.
     """
 
     labels: Tensor
     known: Tensor | None
     of_y: Tensor | None
+    of_labeled: Tensor | None
 
 
 class Transforms:
@@ -140,9 +143,14 @@ class Transforms:
         valid = space.valid(target)
         known = None if valid is None else known_distance(truth & valid[:, None], ~valid, self.spacing)
         if not self.config.s2r:
-            return Distances(self.s2r(truth.to(y.dtype)), known, None)
-        both = self.s2r(torch.cat([truth.to(y.dtype), y.flatten(0, 1)]))
-        return Distances(both[:count], known, both[count:].view_as(y))
+            return Distances(self.s2r(truth.to(y.dtype)), known, None, None)
+        maps = [truth.to(y.dtype), y.flatten(0, 1)]
+        if valid is not None:
+            maps.append((y[:, :count] * valid[:, None]).flatten(0, 1))
+        labels, of_y, *annotated = self.s2r(torch.cat(maps)).split([len(m) for m in maps])
+        of_y = of_y.view_as(y)
+        of_labeled = annotated[0].view_as(y[:, :count]) if annotated else of_y[:, :count]
+        return Distances(labels, known, of_y, of_labeled)
 
 
 def vote(maps: Maps, space: LabelSpace) -> tuple[Tensor, Tensor]:

@@ -212,6 +212,23 @@ def test_ignored_voxels_teach_no_label(name):
             assert gradient[:4, ..., :-3].any() and not gradient[:4, ..., -3:].any()
 
 
+def test_a_perfect_prediction_pays_nothing_beside_ignored_voxels():
+    """A large organ where the labels ignore everything would set the scale of the prediction's map alone."""
+    space = SPACES["one_class_ignore"]
+    truth = torch.zeros(1, 1, 32, 32)
+    truth[..., 4:9, 4:9] = 1
+    truth[..., 2:30, 14:30] = 1
+    labels = truth.clone()
+    labels[..., 12:] = space.ignore_label
+    y = truth[None].clone().requires_grad_()
+    distances = dbisl_method(space).transforms.of_step(y, labels, space)
+    assert 0 < distances.known[..., :12].sum() < distances.known.numel()
+    torch.testing.assert_close(distances.of_labeled[0], distances.labels)
+    assert not torch.allclose(distances.of_y[0][distances.known], distances.labels[distances.known])
+    gradient = torch.autograd.grad(distances.of_labeled.square().sum(), y)[0]
+    assert gradient[..., :12].any() and not gradient[..., 12:].any()
+
+
 @pytest.mark.parametrize("branch", ["decoder", "second"])
 def test_each_head_belongs_to_its_decoder(branch):
     network = dbisl_network(SPACES["classes"])
