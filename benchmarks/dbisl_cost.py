@@ -10,7 +10,9 @@ patches, half of them labelled:
 - free: the same, T_s2r replaced by 2 Y - 1, which costs next to nothing: what is missing to ``dbisl`` is the
   share of the transforms;
 - convolution: all terms, the paper's transform at half the resolution (its setting);
-- one_decoder: without the second decoder.
+- one_decoder: without the second decoder;
+- labels_5, labels_13: all terms with as many labels, against stock with as many (stock_5, stock_13). A patch
+  holds every label here, so every map is transformed: the worst case.
 
 A network that starts sees noise, whose distances are all short. The transforms get soft ellipsoids in the
 place of predictions and labels, with the gradient passed through.
@@ -27,8 +29,9 @@ import torch
 from distance_transform import ellipsoids
 from timing import (
     Step,
-    compare_to_stock,
+    arguments,
     images_and_targets,
+    measure,
     nnunet_loss,
     planned,
     stock_step,
@@ -42,7 +45,7 @@ from nnunet_ssl.nn.task_decoders import branched_network, interpolating_decoder
 from nnunet_ssl.targets import LabelSpace
 from nnunet_ssl.tasks import TaskTable
 
-CLASSES = 2  # background included
+MANY = (5, 13)  # labels
 OPTIONS: dict[str, dict[str, Any]] = {
     "dbisl": {},
     "free": {},
@@ -51,15 +54,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def dbisl_step(args: argparse.Namespace, form: str) -> Step:
-    """One step of DBiSL in one of its forms."""
-    config, maps = DBiSLConfig(**OPTIONS[form]), CLASSES - 1
-    second = interpolating_decoder(planned(args.features, CLASSES), True) if config.second_decoder else None
-    network = branched_network(planned(args.features, CLASSES), second, maps, False, True).to(args.device)
-    space = LabelSpace(TaskTable({"background": 0} | {f"label{k}": k for k in range(1, CLASSES)}))
+def dbisl_step(args: argparse.Namespace, form: str, maps: int = 1) -> Step:
+    """One step of DBiSL in one of its forms, with as many labels as maps."""
+    config, classes = DBiSLConfig(**OPTIONS[form]), 1 + maps
+    second = interpolating_decoder(planned(args.features, classes), True) if config.second_decoder else None
+    network = branched_network(planned(args.features, classes), second, maps, False, True).to(args.device)
+    space = LabelSpace(TaskTable({"background": 0} | {f"label{k}": k for k in range(1, classes)}))
     method = DBiSL(config, nnunet_loss(args), space, True, (1.0,) * len(args.patch))
-    images, targets = images_and_targets(args.batch, args, CLASSES)
-    unlabeled, _ = images_and_targets(args.batch, args, CLASSES)
+    images, targets = images_and_targets(args.batch, args, classes)
+    unlabeled, _ = images_and_targets(args.batch, args, classes)
     tasks = torch.zeros(args.batch, dtype=torch.long, device=args.device)
     batch, generator = Batch(images, targets, tasks, unlabeled), torch.Generator()
     branches = 1 + int(config.second_decoder)
@@ -80,11 +83,15 @@ def dbisl_step(args: argparse.Namespace, form: str) -> Step:
 
 def variants(args: argparse.Namespace) -> dict[str, Callable[[], Step]]:
     """Every variant by name."""
-    made: dict[str, Callable[[], Step]] = {"stock": lambda: stock_step(args, 2 * args.batch, CLASSES)}
+    made: dict[str, Callable[[], Step]] = {"stock": lambda: stock_step(args, 2 * args.batch, 2)}
     for form in OPTIONS:
         made[form] = lambda form=form: dbisl_step(args, form)
+    for count in MANY:
+        made[f"stock_{count}"] = lambda count=count: stock_step(args, 2 * args.batch, 1 + count)
+        made[f"labels_{count}"] = lambda count=count: dbisl_step(args, "dbisl", count)
     return made
 
 
 if __name__ == "__main__":
-    compare_to_stock(__doc__, variants)
+    own = {name: f"stock_{count}" for count in MANY for name in (f"stock_{count}", f"labels_{count}")}
+    measure(variants, dict.fromkeys(["stock", *OPTIONS], "stock") | own, arguments(__doc__).parse_args())

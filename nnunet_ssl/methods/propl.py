@@ -43,10 +43,11 @@ class ProPLConfig:
     The paper trains with initial_lr=1e-3, weight_decay=1e-5 and momentum 0.9; unset, these are nnU-Net's.
 
     Attributes:
-        perturbations: N, the perturbed passes of sd; 0 takes sd's plain prediction (no UPLC, Tables 4 to 6).
+        perturbations: N, the perturbed passes of sd; 0 takes sd's plain prediction (no UPLC, Tables 4 to 6),
+            and one has no variance that could calibrate it.
         perturbation_dropout: share of the coarsest features that a perturbation drops.
-        perturbation_kind: drop single ``element``s, or whole ``channel``s of a sample, which no convolution
-            averages away.
+        perturbation_kind: drop single ``element``s, or whole ``channel``s of a sample, which the next
+            convolution averages away less. The variance is small either way (benchmarks/RESULTS.md).
         calibration: what damps the mean prediction: exp(-``variance``) (eq. 5), exp(-variance^2)
             (``squared_variance``, official code) or nothing (``off``).
         pseudo_threshold: make pseudo-labels hard at this value (official code: 0.5); soft by default.
