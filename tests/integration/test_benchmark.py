@@ -93,7 +93,7 @@ def test_from_dry_run_to_report(
     assert names(folder, "done.json") == baselines and not names(folder, "failed.json")
     dry = call(*benchmark, "--dry-run")
     assert "4 runs, 2 done" in dry and "(from the runs of this benchmark that are done)" in dry
-    assert "2 of 4 runs are done, 2 are still to do" in reported(folder, tmp_path, call)
+    assert "2 of 4 runs are done, 2 still to do" in reported(folder, tmp_path, call)
 
     runner.interrupt_at = lambda text: False
     done_before = list(runner.commands)
