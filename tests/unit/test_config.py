@@ -137,3 +137,10 @@ def test_ranges():
             check_range("x", bad, low=0, high=1)
     with pytest.raises(ConfigError, match="expected 0 < x, got 0"):
         check_range("x", 0, low=0, open_low=True)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seeds_are_those_that_numpy_takes(seed):
+    with pytest.raises(ConfigError, match=f"Option seed: expected 0 <= .* <= 4294967295, got {seed}"):
+        TrainingConfig(seed=seed)
+    assert TrainingConfig(seed=0).seed == 0 and TrainingConfig().seed is None
