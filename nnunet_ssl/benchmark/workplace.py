@@ -96,8 +96,11 @@ def read_benchmark(folder: Path) -> tuple[Workplace, Plan]:
     return Workplace(folder.resolve(), plan.settings), plan
 
 
-def check(place: Workplace, plan: Plan, source: Source) -> None:
+def check(place: Workplace, plan: Plan, source: Source) -> tuple[dict[str, Any], dict[Path, Path]]:
     """See whether the folder can be made or completed, before anything is written.
+
+    Returns:
+        The plans, and what ``prepare`` links: each preprocessed file and where it goes.
 
     Raises:
         ConfigError: the plans have changed since the folder was made.
@@ -112,7 +115,7 @@ def check(place: Workplace, plan: Plan, source: Source) -> None:
             f"{place.settings.plans} changed since this benchmark was begun, so new runs would not be "
             f"comparable. Name another folder with -o, or restore the plans ({copy} is as they were)."
         )
-    _preprocessed_links(place, plan, source, plans)
+    return plans, _preprocessed_links(place, plan, source, plans)
 
 
 def prepare(place: Workplace, plan: Plan, source: Source, known: Sequence[type]) -> None:
@@ -128,10 +131,9 @@ def prepare(place: Workplace, plan: Plan, source: Source, known: Sequence[type])
         ConfigError: the plans have changed since the folder was made.
         DataError: cases are not preprocessed, or a scan of imagesUn is a test case.
     """
-    check(place, plan, source)
-    plans = read_plans(source.preprocessed, place.settings.plans)
+    plans, links = check(place, plan, source)
     place.raw.mkdir(parents=True, exist_ok=True)
-    _link_preprocessed(place, source, _preprocessed_links(place, plan, source, plans))
+    _link_preprocessed(place, source, links)
     _write_plans(place, plan, plans, known)
     _link_tests(place, plan, source)
     write_json_atomically(place.raw / "dataset.json", _plain(source.dataset_json))

@@ -119,8 +119,8 @@ def run(args: argparse.Namespace) -> None:
     check_trainers(plan.wish.trainers, source.preprocessed, settings.plans)
     for note in notes:
         print(note)
-    check(place, plan, source)
     if args.dry_run:
+        check(place, plan, source)
         print(_dry_run(place, plan, source))
         return
     jobs = None if args.slurm is None else cluster.parse_parameters(args.slurm)

@@ -114,12 +114,10 @@ def wilcoxon(differences: NDArray[np.float64]) -> float:
     """
     from scipy import stats
 
-    differences = differences[~np.isnan(differences)]
-    if not len(differences):
+    differing = _differing(differences)
+    if differing is None:
         return math.nan
-    if not differences.any():
-        return 1.0
-    return float(stats.wilcoxon(differences[differences != 0]).pvalue)
+    return float(stats.wilcoxon(differing).pvalue) if len(differing) else 1.0
 
 
 def rank_correlation(differences: NDArray[np.float64]) -> float:
@@ -130,11 +128,11 @@ def rank_correlation(differences: NDArray[np.float64]) -> float:
     """
     from scipy import stats
 
-    differences = differences[~np.isnan(differences)]
-    if not len(differences):
+    differing = _differing(differences)
+    if differing is None:
         return math.nan
-    ranks = stats.rankdata(np.abs(differences[differences != 0]))
-    return float((ranks * np.sign(differences[differences != 0])).sum() / max(1.0, ranks.sum()))
+    ranks = stats.rankdata(np.abs(differing))
+    return float((ranks * np.sign(differing)).sum() / max(1.0, ranks.sum()))
 
 
 def smallest_p(n: int) -> float:
@@ -155,6 +153,12 @@ def holm(p_values: list[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(order) - rank) * p_values[i]))
         corrected[i] = largest
     return corrected
+
+
+def _differing(differences: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Those that are not 0; ``None`` if there is no pair."""
+    defined = differences[~np.isnan(differences)]
+    return defined[defined != 0] if len(defined) else None
 
 
 def _check_references(a: Scores, b: Scores) -> None:

@@ -33,10 +33,7 @@ _SMALLEST = 24  # voxels that a crop measures at least
 
 @dataclass(frozen=True)
 class Panel:
-    """What one method made of a case: its name, the Dice in words, and masks in the order of the labels.
-
-    No masks at all stand for a prediction that cannot be read.
-    """
+    """What one method made of a case: its name, the Dice in words, and masks in the order of the labels."""
 
     title: str
     masks: Sequence[NDArray[np.bool_]]
@@ -98,7 +95,7 @@ def _row(results: Results, labeled: str, case: str) -> tuple[NDArray[Any], float
     reference = _masks(place.test_labels(part) / f"{case}{description['file_ending']}", description, values)
     maps = [Panel("reference", reference)]
     for method, labels in _columns(results, labeled):
-        panel = _panel(results, method, labels, case, part, description, values)
+        panel = _panel(results, method, labels, case, part, description, values, reference)
         if panel is not None:
             maps.append(panel)
     return _cut(image, spacing, maps, colours, len(table.prompts))
@@ -116,6 +113,7 @@ def _panel(
     part: int,
     description: Mapping[str, Any],
     values: Sequence[LabelValue],
+    reference: Sequence[NDArray[np.bool_]],
 ) -> Panel | None:
     seeds = results.seeds((method, labeled))
     if not seeds:
@@ -130,7 +128,7 @@ def _panel(
     try:
         masks = _masks(file, description, values)
     except DataError:  # the other methods are worth a look all the same
-        return Panel(f"{name}: file missing or broken", ())
+        return Panel(f"{name}: file missing or broken", [np.zeros_like(mask) for mask in reference])
     return Panel(f"{name}  {points(dice)}", masks)
 
 
@@ -162,8 +160,8 @@ def _cut(
     box = _crop(np.any([mask for masks in flat for mask in masks], axis=0))
     shown = []
     for panel, masks in zip(panels, flat, strict=True):
-        by_colour = [np.zeros_like(flat[0][0][box])] * count
-        for colour, mask in zip(colours, masks, strict=False):
+        by_colour = [np.zeros_like(masks[0][box])] * count
+        for colour, mask in zip(colours, masks, strict=True):
             by_colour[colour] = mask[box]
         shown.append(Panel(panel.title, by_colour))
     return image[0, index][box], spacing[-2] / spacing[-1], shown
