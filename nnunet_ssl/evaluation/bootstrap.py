@@ -67,23 +67,25 @@ def interval(samples: Values, level: float = LEVEL) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def mean_interval(values: Values, samples: Values) -> tuple[float, float]:
+    """Interval of the mean over labels: (cases, labels) and their ``resampled_means``.
+
+    NaN if fewer than two cases define any label, for one case cannot vary. The mean is taken of the draws
+    that hold every label that the values hold: without its rare label it would be another mean.
+    """
+    defined = (~np.isnan(values)).sum(0)
+    if not (defined > 1).any():
+        return float("nan"), float("nan")
+    return interval(samples[:, defined > 0].mean(1))
+
+
 def intervals(
     values: Values, strata: NDArray[np.intp] | None = None
 ) -> tuple[list[tuple[float, float]], tuple[float, float]]:
-    """Interval of the mean of each label, and of the mean over labels.
-
-    A label that fewer than two cases define has none, for one case cannot vary. The mean over labels is taken
-    of the draws that hold every label that the values hold: without its rare label it would be another mean.
-    """
+    """Interval of the mean of each label, and of the mean over labels, as ``mean_interval``."""
     samples = resampled_means(values, strata)
-    several = (~np.isnan(values)).sum(0) > 1
-    of_labels = [
-        interval(column) if ok else (float("nan"), float("nan"))
-        for column, ok in zip(samples.T, several, strict=True)
-    ]
-    defined = ~np.isnan(values).all(0)
-    overall = interval(samples[:, defined].mean(1)) if several.any() else (float("nan"), float("nan"))
-    return of_labels, overall
+    labels = range(values.shape[1])
+    return [mean_interval(values[:, [k]], samples[:, [k]]) for k in labels], mean_interval(values, samples)
 
 
 def _draw(strata: NDArray[np.intp], rows: int, generator: np.random.Generator) -> Values:

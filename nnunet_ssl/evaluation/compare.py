@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_ssl.errors import DataError
-from nnunet_ssl.evaluation.bootstrap import Values, intervals, label_means, overall_mean
+from nnunet_ssl.evaluation.bootstrap import Values, label_means, mean_interval, overall_mean, resampled_means
 from nnunet_ssl.evaluation.scores import SMALLER_IS_BETTER, Scores
 
 OVERALL = "mean of labels"
@@ -174,47 +174,25 @@ def _check_references(a: Scores, b: Scores) -> None:
 
 def _compare_metric(a: Scores, b: Scores, metric: str) -> list[Comparison]:
     first, second = a.values[metric], b.values[metric]
-    both = ~(np.isnan(first) | np.isnan(second))
-    one_only = np.isnan(first) != np.isnan(second)
-    difference = np.where(both, second - first, np.nan)
-    of_labels, _ = intervals(difference, a.strata)
-    means = [label_means(np.where(both, x, np.nan)) for x in (first, second)]
-    rows = [
-        Comparison(
-            metric,
-            label,
-            int(both[:, k].sum()),
-            int(one_only[:, k].sum()),
-            float(means[0][k]),
-            float(means[1][k]),
-            *of_labels[k],
-            wilcoxon(difference[:, k]),
-            rank_correlation(difference[:, k]),
-        )
-        for k, label in enumerate(a.labels)
+    samples = resampled_means(second - first, a.strata)
+    columns = {label: [k] for k, label in enumerate(a.labels)}
+    if len(tasks := list(dict.fromkeys(a.tasks))) > 1:
+        of_task = {t: [k for k, own in enumerate(a.label_tasks) if own == t] for t in tasks}
+        columns |= {f"mean of {task}": mine for task, mine in of_task.items()}
+    columns[OVERALL] = list(range(len(a.labels)))
+    return [
+        _compare_mean(metric, name, first[:, mine], second[:, mine], samples[:, mine])
+        for name, mine in columns.items()
     ]
-    tasks = list(dict.fromkeys(a.tasks))
-    groups = {f"mean of {task}": task for task in tasks} if len(tasks) > 1 else {}
-    for name, task in {**groups, OVERALL: None}.items():
-        cases = [task in (None, own) for own in a.tasks]
-        labels = [task in (None, own) for own in a.label_tasks]
-        pairs = first[cases][:, labels], second[cases][:, labels]
-        rows.append(_mean_row(metric, name, *pairs, a.strata[cases]))
-    return rows
 
 
-def _mean_row(metric: str, name: str, first: Values, second: Values, strata: NDArray[np.intp]) -> Comparison:
-    """The mean over labels, paired by case: (cases, labels) of A and of B."""
-    both = ~(np.isnan(first) | np.isnan(second))
+def _compare_mean(metric: str, name: str, first: Values, second: Values, samples: Values) -> Comparison:
+    """The mean over labels, paired by case: (cases, labels) of A and of B, (resamples, labels) of B - A."""
+    difference = second - first  # NaN where one of them is not defined
+    unpaired = np.isnan(difference)
     left_out = int((np.isnan(first) != np.isnan(second)).any(1).sum())
-    difference = np.where(both, second - first, np.nan)
-    per_case = _case_means(difference)
-    mean_a, mean_b = (overall_mean(np.where(both, x, np.nan)) for x in (first, second))
-    n, bounds = int((~np.isnan(per_case)).sum()), intervals(difference, strata)[1]
+    per_case = label_means(difference.T)
+    mean_a, mean_b = (overall_mean(np.where(unpaired, np.nan, x)) for x in (first, second))
+    n, bounds = int((~np.isnan(per_case)).sum()), mean_interval(difference, samples)
     tests = wilcoxon(per_case), rank_correlation(per_case)
     return Comparison(metric, name, n, left_out, mean_a, mean_b, *bounds, *tests)
-
-
-def _case_means(values: Values) -> Values:
-    """Mean of each case over its labels: (cases, labels) to (cases,)."""
-    return label_means(values.T)

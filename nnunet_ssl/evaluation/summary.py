@@ -73,22 +73,23 @@ def summarise(evaluation: Evaluation) -> Summary:
         )
         for metric in metrics
     }
-    intervals = {metric: bootstrap.intervals(values[metric], strata) for metric in metrics}
+    samples = {metric: bootstrap.resampled_means(values[metric], strata) for metric in metrics}
+
+    def intervals(mine: list[int]) -> dict[str, Interval]:
+        return {m: bootstrap.mean_interval(values[m][:, mine], samples[m][:, mine]) for m in metrics}
+
     labels = []
     for index, prompt in enumerate(present):
         scored = [case.labels[prompt.label] for case in evaluation.cases if prompt.label in case.labels]
-        bounds = {metric: intervals[metric][0][index] for metric in metrics}
         task = evaluation.tasks.tasks[prompt.task].name
-        labels.append(_summarise_label(task, prompt.label, scored, bounds))
+        labels.append(_summarise_label(task, prompt.label, scored, intervals([index])))
     tasks, of_tasks = {}, {}
     for entry in evaluation.tasks.tasks:
         mine = [k for k, label in enumerate(labels) if label.task == entry.name]
         if mine:
-            cases = [case.task == entry.name for case in evaluation.cases]
             tasks[entry.name] = _mean_of([labels[k] for k in mine], metrics)
-            of_tasks[entry.name] = {m: bootstrap.intervals(values[m][cases][:, mine])[1] for m in metrics}
-    overall = {metric: intervals[metric][1] for metric in metrics}
-    return Summary(labels, tasks, of_tasks, _mean_of(labels, metrics), overall)
+            of_tasks[entry.name] = intervals(mine)
+    return Summary(labels, tasks, of_tasks, _mean_of(labels, metrics), intervals(list(range(len(labels)))))
 
 
 def _summarise_label(
