@@ -125,7 +125,6 @@ def make_page(results: Results) -> Page:
         "exports": [f"export {k}={v}" for k, v in results.place.environment.items()],
         "commands": {run.name: done["commands"] for run, done in results.done.items()},
         "bootstrap": bootstrap.METHOD,
-        "seeds": [s for s in results.plan.wish.seeds if any(key[2] == s for key in results.scores)],
         "pseudo_labels": PSEUDO_LABELS in results.methods,
     }
     pictures = [p for p in (difference, efficiency, watching, *training, *cases) if p is not None]

@@ -22,13 +22,12 @@ Condition = Callable[[Scores], NDArray[np.bool_]]
 
 def answer_tables(found: Sequence[Answer], results: Results) -> list[dict[str, Any]]:
     """For each number of labels: what the best method gives in a sentence, then all of them, best first."""
-    header = ["method", "Dice (%)", "supervised", "difference", "p (Holm)", "each seed", "of the gap", ""]
+    heads = ["method", "Dice (%)", "supervised", "difference", "p (Holm)", "each seed", "of the gap"]
     tables = []
     for labeled in dict.fromkeys(answer.labeled for answer in found):
         mine = [answer for answer in found if answer.labeled == labeled]
-        rows = [{"verdict": answer.verdict, "cells": _answer_cells(answer)} for answer in mine]
-        name = results.name_of_labels(labeled)
-        tables.append({"labels": name, "text": sentence(mine[0], results), "header": header, "rows": rows})
+        table = {"header": [*heads, "verdict"], "rows": [_answer_cells(answer) for answer in mine]}
+        tables.append({"text": sentence(mine[0], results), "badge": True, **table})
     return tables
 
 
@@ -43,6 +42,7 @@ def _answer_cells(answer: Answer) -> list[str]:
         p_value(answer.p),
         each,
         "-" if math.isnan(share) else f"{share:.0%}",
+        answer.verdict,
     ]
 
 

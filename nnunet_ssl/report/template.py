@@ -40,19 +40,14 @@ _TABLE = """
 {% macro table(data) %}
 <div class="scroll"><table class="numbers">
 <thead><tr>{% for h in data.header %}<th>{{ h }}</th>{% endfor %}</tr></thead>
-<tbody>{% for row in data.rows %}<tr>{% for c in row %}<td>{{ c }}</td>{% endfor %}</tr>
+<tbody>{% for row in data.rows %}<tr>{% for c in row %}<td>
+{%- if data.badge is defined and loop.last %}<span class="badge {{ c.split()[0] }}">{{ c }}</span>
+{%- else %}{{ c }}{% endif %}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
 {% endmacro %}
 """
 
 _FIGURE = """
-{% macro answer_table(data) %}
-<div class="scroll"><table class="numbers">
-<thead><tr>{% for h in data.header %}<th>{{ h }}</th>{% endfor %}</tr></thead>
-<tbody>{% for row in data.rows %}<tr>{% for c in row.cells %}<td>{{ c }}</td>{% endfor %}
-<td><span class="badge {{ row.verdict.split()[0] }}">{{ row.verdict }}</span></td></tr>
-{% endfor %}</tbody></table></div>
-{% endmacro %}
 {% macro figure(picture) %}
 <figure><img src="{{ picture.uri }}" alt="{{ picture.caption }}">
 <figcaption>{{ picture.caption }}</figcaption></figure>
@@ -95,8 +90,8 @@ HTML = (
 <h1>Do unlabelled scans help? {{ settings.dataset }}, {{ settings.configuration }}</h1>
 <p class="headline">{{ headline }}</p>
 {% for a in answers %}
-<p class="answer {{ a.rows[0].verdict.split()[0] }}">{{ a.text }}</p>
-{{ answer_table(a) }}
+<p class="answer {{ a.rows[0][-1].split()[0] }}">{{ a.text }}</p>
+{{ table(a) }}
 {% endfor %}
 {% for note in headroom %}
 <p class="warn">{{ note }}</p>
@@ -205,11 +200,7 @@ MARKDOWN = (
 {% for a in answers %}
 {{ a.text }}
 
-| {{ a.header | map("cell") | join(" | ") }} |
-|{{ "---|" * (a.header | length) }}
-{% for row in a.rows %}
-| {{ row.cells | map("cell") | join(" | ") }} | {{ row.verdict }} |
-{% endfor %}
+{{ table(a) }}
 
 {% endfor %}
 
