@@ -10,7 +10,7 @@ from pathlib import Path
 from nnunet_ssl.benchmark.curves import CURVES, save_curves
 from nnunet_ssl.benchmark.plan import BASELINE, PSEUDO_LABELS, Plan, Run
 from nnunet_ssl.benchmark.source import Source
-from nnunet_ssl.benchmark.workplace import Workplace, data_identifier, link_files, link_images
+from nnunet_ssl.benchmark.workplace import Workplace, link_files, link_images
 from nnunet_ssl.conversion.dataset_json import read_json, write_json_atomically
 from nnunet_ssl.conversion.split import SPLITS_FILE, UNLABELED
 from nnunet_ssl.demo.run import Action, Command, Step
@@ -187,7 +187,6 @@ class Steps:
             {f: preprocessed / f.name for f in self.place.preprocessed.glob("dataset_fingerprint.json")}
         )
         content = read_json(self.place.preprocessed / f"{base}.json")
-        data_identifier(content, self.place.settings.configuration)
         write_json_atomically(preprocessed / f"{plans}.json", {**content, "plans_name": plans})
         train = [*fold.train, *unlabeled]
         split = {"train": train, "val": list(fold.val), UNLABELED: []}

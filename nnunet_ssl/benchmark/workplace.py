@@ -23,7 +23,7 @@ from nnunet_ssl.benchmark.plan import Plan, Run, Settings
 from nnunet_ssl.benchmark.source import Source
 from nnunet_ssl.conversion.dataset_json import read_dataset_json, read_json, write_json_atomically
 from nnunet_ssl.conversion.merge_files import place_file
-from nnunet_ssl.conversion.plans import configure_plans, read_plans
+from nnunet_ssl.conversion.plans import configure_plans, read_plans, resolve_configuration
 from nnunet_ssl.conversion.split import SPLITS_FILE, UNLABELED
 from nnunet_ssl.data.layout import IMAGES_UNLABELED, check_disjoint
 from nnunet_ssl.errors import ConfigError, DataError
@@ -144,23 +144,6 @@ def prepare(place: Workplace, plan: Plan, source: Source, known: Sequence[type])
     write_json_atomically(place.folder / PLAN_FILE, plan.to_json())
 
 
-def data_identifier(plans: Mapping[str, Any], configuration: str) -> str:
-    """Name of the folder of preprocessed cases.
-
-    Raises:
-        ConfigError: there is no such configuration.
-    """
-    configurations = plans["configurations"]
-    if configuration not in configurations:
-        raise ConfigError(
-            f"The plans have no configuration '{configuration}'. They have: {', '.join(configurations)}."
-        )
-    entry = configurations[configuration]
-    while "data_identifier" not in entry:
-        entry = configurations[entry["inherits_from"]]
-    return str(entry["data_identifier"])
-
-
 def link_files(links: Mapping[Path, Path]) -> None:
     """Put a link to each key at its value, unless something is there."""
     for source, target in links.items():
@@ -190,7 +173,7 @@ def _preprocessed_links(
     Raises:
         DataError: cases are not preprocessed.
     """
-    identifier = data_identifier(plans, place.settings.configuration)
+    identifier = resolve_configuration(plans, place.settings.configuration)["data_identifier"]
     left_out = set(plan.tests[0]) if len(plan.tests) == 1 else set()
     links, found = {}, set()
     cases = {case for case in source.training if case not in left_out}

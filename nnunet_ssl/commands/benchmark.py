@@ -197,11 +197,11 @@ def _asked(args: argparse.Namespace, source: Source) -> tuple[Settings, Wish]:
 def _planned(place: Workplace, settings: Settings, wish: Wish, source: Source) -> tuple[Plan, list[str]]:
     """The plan, grown from the one that is in the folder if there is one."""
     from nnunet_ssl.benchmark.draw import choose_tests, grow_plan, make_plan
-    from nnunet_ssl.benchmark.workplace import PLAN_FILE, data_identifier, read_benchmark
-    from nnunet_ssl.conversion.plans import read_plans
+    from nnunet_ssl.benchmark.workplace import PLAN_FILE, read_benchmark
+    from nnunet_ssl.conversion.plans import read_plans, resolve_configuration
     from nnunet_ssl.conversion.split import Cases
 
-    data_identifier(read_plans(source.preprocessed, settings.plans), settings.configuration)
+    resolve_configuration(read_plans(source.preprocessed, settings.plans), settings.configuration)
     table = source.tasks
     cases = Cases({c: table.task_of(c) for c in sorted(source.training)}, [t.name for t in table.tasks])
     old = read_benchmark(place.folder)[1] if (place.folder / PLAN_FILE).is_file() else None

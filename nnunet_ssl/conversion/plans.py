@@ -101,6 +101,21 @@ def configure_plans(
     return new, changes
 
 
+def resolve_configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A configuration with what it inherits, in today's format.
+
+    Raises:
+        ConfigError: there is no such configuration.
+    """
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    known = ", ".join(plans["configurations"])
+    if name not in plans["configurations"]:
+        raise ConfigError(f"The plans have no configuration '{name}'. They have: {known}.")
+    manager = PlansManager(copy.deepcopy(dict(plans))).get_configuration(name)
+    return copy.deepcopy(dict(manager.configuration))
+
+
 def check_options(options: Mapping[str, Any], known: Sequence[type]) -> None:
     """Raise ``ConfigError`` if an option is unknown, of the wrong type or out of range for any class."""
     check_known(options, known)
@@ -208,7 +223,7 @@ def _set_plan_values(
 ) -> list[Change]:
     """Write plan values into one configuration; one that inherits gets overrides, its parent stays."""
     name = _choose_configuration(plans, configuration)
-    before = _resolved(plans, name)
+    before = resolve_configuration(plans, name)
     after = copy.deepcopy(before)
     if "features_per_stage" in values:
         _cut_stages(after["architecture"], values["features_per_stage"], name)
@@ -238,14 +253,6 @@ def _choose_configuration(plans: Mapping[str, Any], configuration: str | None) -
         f"{', '.join(PLAN_VALUES)} belong to one configuration: expected -c with one of {', '.join(names)}, "
         f"got {found}."
     )
-
-
-def _resolved(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A configuration with what it inherits, in today's format."""
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    manager = PlansManager(copy.deepcopy(dict(plans))).get_configuration(name)
-    return copy.deepcopy(dict(manager.configuration))
 
 
 def _plan_value(configuration: Mapping[str, Any], key: str) -> Any:

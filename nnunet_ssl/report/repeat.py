@@ -10,6 +10,7 @@ from typing import Any
 from nnunet_ssl.benchmark.estimate import budget, clock
 from nnunet_ssl.benchmark.plan import ALL, Plan
 from nnunet_ssl.conversion.dataset_json import read_json
+from nnunet_ssl.conversion.plans import resolve_configuration
 from nnunet_ssl.report.results import Results, short_name
 from nnunet_ssl.tasks import BLOCK
 
@@ -77,11 +78,7 @@ def options_by_method(results: Results) -> list[Row]:
 
 
 def _network(plans: Mapping[str, Any], configuration: str) -> dict[str, Any]:
-    entry: dict[str, Any] = {}
-    name: str | None = configuration
-    while name:  # what a configuration lacks it takes from the one that it inherits from
-        entry = {**plans["configurations"][name], **entry}
-        name = plans["configurations"][name].get("inherits_from")
+    entry = resolve_configuration(plans, configuration)
     kwargs = entry.get("architecture", {}).get("arch_kwargs", {})
     found = {key: entry[key] for key in _PLANS if key in entry}
     return {**found, **{key: kwargs[key] for key in _NETWORK if key in kwargs}}

@@ -29,7 +29,7 @@ from nnunet_ssl.benchmark.execute import RunsFailedError, do_run, do_runs, order
 from nnunet_ssl.benchmark.plan import BASELINE, PSEUDO_LABELS, Plan, Run, Settings, Wish
 from nnunet_ssl.benchmark.source import Source, load_source
 from nnunet_ssl.benchmark.steps import Machine, Steps
-from nnunet_ssl.benchmark.workplace import Workplace, data_identifier, prepare, read_benchmark
+from nnunet_ssl.benchmark.workplace import Workplace, prepare, read_benchmark
 from nnunet_ssl.config import TrainingConfig
 from nnunet_ssl.conversion.split import Cases
 from nnunet_ssl.demo.run import Action, Command
@@ -40,7 +40,7 @@ NAME = "Dataset901_One"
 PLANS: dict[str, Any] = {
     "plans_name": "small",
     "configurations": {
-        "3d_fullres": {"data_identifier": "small_3d"},
+        "3d_fullres": {"data_identifier": "small_3d", "architecture": {}},
         "other": {"inherits_from": "3d_fullres", "batch_size": 3},
     },
     "nnunet_ssl": {"options": {"num_epochs": 2, "num_iterations_per_epoch": 5}},
@@ -171,9 +171,6 @@ def test_what_cannot_be_is_refused(nnunet: Path) -> None:
         prepare(place, plan, source, (TrainingConfig,))
     with pytest.raises(DataError, match="holds no benchmark"):
         read_benchmark(nnunet)
-    assert data_identifier(PLANS, "other") == "small_3d"
-    with pytest.raises(ConfigError, match="no configuration '2d'. They have: 3d_fullres, other"):
-        data_identifier(PLANS, "2d")
 
 
 # Commands

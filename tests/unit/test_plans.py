@@ -15,6 +15,7 @@ from nnunet_ssl.conversion.plans import (
     option_rows,
     parse_settings,
     read_plans,
+    resolve_configuration,
     show,
     write_plans,
 )
@@ -197,6 +198,16 @@ def test_a_configuration_that_inherits_gets_overrides(plans):
     assert set(changed) == {"inherits_from", "previous_stage", "batch_size", "architecture"}
     assert changed["architecture"]["arch_kwargs"]["features_per_stage"] == [8, 16, 32, 64, 64]
     assert changed["architecture"]["arch_kwargs"]["n_stages"] == 5
+
+
+def test_what_a_configuration_inherits_is_its_own_unless_it_says_otherwise(plans):
+    fullres = plans["configurations"]["3d_fullres"]
+    plans["configurations"]["3d_cascade_fullres"]["batch_size"] = 7
+    found = resolve_configuration(plans, "3d_cascade_fullres")
+    assert found["patch_size"] == fullres["patch_size"]
+    assert (found["batch_size"], fullres["batch_size"]) == (7, 2)
+    with pytest.raises(ConfigError, match="no configuration '2D'. They have: 2d, 3d_fullres, 3d_cascade"):
+        resolve_configuration(plans, "2D")
 
 
 def test_a_single_configuration_needs_no_name(plans):
