@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from nnunet_ssl.errors import ConfigError, DataError
 
 FINE_FEATURES = (32, 64)  # nnU-Net's first two stages
+BACKBONE_STAGES = 4
 STRIDES = [[1, 1]] + [[2, 2]] * 5
 STAGES = len(STRIDES)
 
@@ -121,10 +122,13 @@ def _backbone(name: str, input_channels: int, weights: str | None) -> Any:
         raise DataError(f"timm_weights: expected a file with weights of {name}, but '{weights}' is none.")
     try:
         found = timm.models.load_state_dict(weights)
-        lacking = [k for k in range(4) if not any(key.startswith(f"stages.{k}.") for key in found)]
+        lacking = [
+            k for k in range(BACKBONE_STAGES) if not any(key.startswith(f"stages.{k}.") for key in found)
+        ]
         if lacking:  # timm itself would leave them as they were drawn
             raise KeyError(f"nothing of stages {lacking}")
-        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": weights}, **options)
+        overlay = {"state_dict": found}
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     except (RuntimeError, KeyError, ValueError, OSError, UnpicklingError, SafetensorError) as error:
         raise DataError(f"timm_weights: '{weights}' holds no weights of {name} ({error}).") from error
 
