@@ -177,7 +177,7 @@ def test_rows_in_chunks_and_rows_without_seeds(monkeypatch):
     whole = distance_to(seeds)
     assert torch.isinf(whole[3]).all()
     assert torch.isfinite(whole[[0, 1, 2, 4, 5, 6]]).all()
-    monkeypatch.setattr(exact, "CHUNK", 100)
+    monkeypatch.setattr(exact, "CHUNK_CPU", 100)
     assert torch.equal(distance_to(seeds), whole)
     assert torch.equal(distance_to(seeds[4:5]), whole[4:5])
     assert distance_to(seeds[:0]).shape == (0, 6, 8)
