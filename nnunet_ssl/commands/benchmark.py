@@ -13,8 +13,6 @@ Make plans with a budget that you can afford first ('nnUNetv2_ssl configure'), a
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -146,24 +144,16 @@ def run(args: argparse.Namespace) -> None:
 
 def check_trainers(names: tuple[str, ...], preprocessed: Path, plans: str) -> None:
     """Raise ``ConfigError`` unless every trainer exists and trains as long as the plans say."""
-    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-
     from nnunet_ssl.benchmark.estimate import budget
     from nnunet_ssl.config import TrainingConfig
     from nnunet_ssl.conversion.plans import read_plans
     from nnunet_ssl.training.adapter import SSLTrainer
+    from nnunet_ssl.training.find import find_trainer
 
     default = TrainingConfig()
     stock = (default.num_epochs, default.num_iterations_per_epoch)
     for name in names:
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):  # it tells where it looks
-                trainer = recursive_find_trainer_class_by_name(name)
-        except RuntimeError as error:
-            raise ConfigError(
-                f"--trainers: nnU-Net finds no trainer {name}. Correct the name; "
-                "'nnUNetv2_ssl env' lists ours."
-            ) from error
+        trainer = find_trainer(name)
         found = budget(read_plans(preprocessed, plans))
         if not issubclass(trainer, SSLTrainer) and found != stock:
             raise ConfigError(

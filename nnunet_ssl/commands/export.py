@@ -3,7 +3,8 @@
 Training-only parts, optimiser state and logs stay behind. Where the network that predicts is nnU-Net's own,
 the copy is a model of nnUNetTrainer and needs no plugin on the other machine; a single task's labels are then
 numbered 1, 2, ... A model that is prompted keeps its trainer, needs the plugin, and keeps its label values.
-The model is named by -d, -c and -tr (and -p), or by its folder (-m).
+The model is named by -d, -c and -tr (and -p), or by its folder (-m). --set makes a copy that predicts in
+another way without a new training, such as --set propl_decoder=mean.
 """
 
 from __future__ import annotations
@@ -39,6 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--task", metavar="NAME", help="export this task's labels, or this label, only")
     parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="options that only prediction reads: propl_decoder, inference_branches",
+    )
+    parser.add_argument(
         "-o",
         type=Path,
         required=True,
@@ -50,12 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Export, print the labels and how to predict."""
     folder = model_folder(args.d, args.c, args.tr, args.p, args.m)
+    from nnunet_ssl.conversion.plans import parse_settings
     from nnunet_ssl.inference.export import Source, export_model, find_folds
     from nnunet_ssl.inference.exported import STOCK_TRAINER
     from nnunet_ssl.tables import format_table
 
     folds = find_folds(folder, args.f, args.checkpoint)
-    source = Source(folder, folds, args.checkpoint, args.task)
+    source = Source(folder, folds, args.checkpoint, args.task, parse_settings(args.set))
     original, made = export_model(source, args.o)
     rows = [(name, original.labels[name], value) for name, value in made.labels.items()]
     print(format_table([tuple(map(str, row)) for row in rows], ["label", "value before", "value now"]))

@@ -12,9 +12,10 @@ import io
 import os
 import pickle
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from torch import Tensor, nn
 
 from nnunet_ssl import __version__
 from nnunet_ssl.conversion.dataset_json import read_dataset_json, read_json, write_json_atomically
+from nnunet_ssl.conversion.merge_files import place_file
 from nnunet_ssl.errors import ConfigError, DataError, TaskError
+from nnunet_ssl.inference.choice import choose
 from nnunet_ssl.inference.exported import (
     Description,
     as_prompted,
@@ -51,12 +54,14 @@ class Source:
         folds: numbers, or ``all``.
         checkpoint: file in each fold.
         task: name of a task or a label; ``None`` for all.
+        settings: options of prediction that are to replace the trained model's, as text.
     """
 
     folder: Path
     folds: tuple[str, ...]
     checkpoint: str
     task: str | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 def export_model(source: Source, output: Path) -> tuple[Description, Description]:
@@ -66,7 +71,8 @@ def export_model(source: Source, output: Path) -> tuple[Description, Description
         What the original and the exported model say of themselves.
 
     Raises:
-        ConfigError: ``output`` exists or cannot be written, or the model's trainer cannot be found.
+        ConfigError: ``output`` exists or cannot be written, the model's trainer cannot be found, or a setting
+            is none of prediction.
         DataError: a file of the model is missing or broken.
         TaskError: the task is unknown; the message lists what there is.
     """
@@ -80,8 +86,10 @@ def export_model(source: Source, output: Path) -> tuple[Description, Description
     task = source.task
     if task is not None and len(original.table.resolve(task)) == len(original.table.prompts):
         task = None  # it is all that there is
-    network = prediction_network(source, original.table)
-    made = (as_stock if is_stock(network, stock_network(original)) else as_prompted)(original, task)
+    chosen = choose(original, source.settings) if source.settings else original
+    with _under_plans(source, chosen.plans) as described:
+        network = prediction_network(described, chosen.table)
+    made = (as_stock if is_stock(network, stock_network(chosen)) else as_prompted)(chosen, task)
     try:
         with _staged(output, made.identifier) as folder:
             _write(source, made, network, folder)
@@ -155,6 +163,21 @@ def _predictors_network(source: Source) -> nn.Module:
         raise ConfigError(f"nnU-Net cannot load the model in {source.folder}: {error}") from error
     network: nn.Module = bare_network(predictor.network)
     return network
+
+
+@contextlib.contextmanager
+def _under_plans(source: Source, plans: Mapping[str, Any]) -> Iterator[Source]:
+    """The model's first fold under other plans, for nnU-Net's predictor, which reads a folder."""
+    if not source.settings:
+        yield source
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder, checkpoint = Path(name), Path(f"fold_{source.folds[0]}", source.checkpoint)
+        (folder / checkpoint.parent).mkdir()
+        place_file(source.folder / checkpoint, folder / checkpoint, copy=False)
+        shutil.copyfile(source.folder / "dataset.json", folder / "dataset.json")
+        write_json_atomically(folder / "plans.json", plans)
+        yield replace(source, folder=folder)
 
 
 @contextlib.contextmanager
@@ -232,9 +255,9 @@ def _for_prediction(
 
 
 def _companions(source: Source, made: Description) -> list[str]:
-    """Files that nnU-Net's own export takes along; those that speak of single labels only if all are left."""
+    """Files that nnU-Net's own export takes along; scores only if the model predicts as it did."""
     names = ["dataset_fingerprint.json", *(f"fold_{fold}/progress.png" for fold in source.folds)]
-    if made.task is None and made.channels is None:
+    if made.task is None and made.channels is None and not source.settings:
         names += [f"fold_{fold}/validation/summary.json" for fold in source.folds]
         joint = f"crossval_results_folds_{'_'.join(source.folds)}"
         names += [f"{joint}/{name}" for name in ("summary.json", "postprocessing.pkl", "postprocessing.json")]
@@ -249,5 +272,6 @@ def _record(source: Source, made: Description) -> dict[str, Any]:
         "folds": list(source.folds),
         "checkpoint": source.checkpoint,
         "task": source.task,
+        "set": dict(source.settings),
         "labels": made.labels,
     }

@@ -65,7 +65,7 @@ def as_stock(original: Description, task: str | None) -> Description:
     method = original.trainer.removeprefix(STOCK_TRAINER).strip("_")
     names = [original.plans["plans_name"], method, task or ""]
     plans = {k: v for k, v in original.plans.items() if k != BLOCK}
-    plans["plans_name"] = "_".join(_for_path(name) for name in names if name)
+    plans["plans_name"] = "_".join(name_for_path(name) for name in names if name)
     whole = replace(original, trainer=STOCK_TRAINER, plans=plans)
     if task is None:
         return whole
@@ -82,7 +82,7 @@ def as_prompted(original: Description, task: str | None) -> Description:
     if task is None:
         return original
     plans = copy.deepcopy(original.plans)
-    plans["plans_name"] = f"{_for_path(plans['plans_name'])}_{_for_path(task)}"
+    plans["plans_name"] = f"{name_for_path(plans['plans_name'])}_{name_for_path(task)}"
     plans.setdefault(BLOCK, {})[PLANS_TASK] = task
     return replace(original, plans=plans, task=task)
 
@@ -153,6 +153,6 @@ def cut_channels(
     return cut
 
 
-def _for_path(name: str) -> str:
+def name_for_path(name: str) -> str:
     """A name for nnU-Net's folders, whose names are split at double underscores."""
     return re.sub(r"_{2,}", "_", re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII)).strip("_")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from nnunet_ssl.config import check_range
 from nnunet_ssl.distance import Form
@@ -41,6 +41,9 @@ class DBiSLConfig:
         inference_branches: predict with the ``first`` decoder, which is stock nnU-Net's network, or with the
             ``mean`` of both, at the price of a second decoder.
     """
+
+    # What can be changed of a trained model.
+    inference_options: ClassVar[tuple[str, ...]] = ("inference_branches",)
 
     weight_sup_con: float = 0.5
     weight_regression: float = 1.0

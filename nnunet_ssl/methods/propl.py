@@ -71,6 +71,8 @@ class ProPLConfig:
 
     # Pseudo-labels are made under the sample's own prompts. The trainer asks a config for this.
     task_info: ClassVar[bool] = True
+    # What can be changed of a trained model.
+    inference_options: ClassVar[tuple[str, ...]] = ("propl_decoder",)
 
     perturbations: int = 2
     perturbation_dropout: float = 0.3
@@ -98,6 +100,10 @@ class ProPLConfig:
         if not self.stage_text_tokens:
             raise ConfigError("Option stage_text_tokens: expected at least one number, got none.")
         check_range("stage_text_tokens", min(self.stage_text_tokens), low=1)
+        if self.propl_decoder == "mean" and PSEUDO not in self.decoders:
+            raise ConfigError(
+                "propl_decoder=mean needs pd, which weight_unlabeled=0 leaves out. Set one of them."
+            )
         if self.timm_weights is not None and self.timm_encoder is None:
             raise ConfigError(
                 "Option timm_weights: expected timm_encoder beside it, which names the network."

@@ -68,15 +68,20 @@ def detached_decoder(planned: nn.Module, deep_supervision: bool) -> Any:
     return decoder
 
 
-def for_inference(planned: nn.Module) -> nn.Module:
+def for_inference(planned: nn.Module, *unused: str) -> nn.Module:
     """Let the planned network load weights of a ``MultiDecoderUNet``, those of ``training_only`` left out.
 
     So prediction neither holds nor moves what only training needs.
+
+    Args:
+        planned: the network that predicts.
+        unused: names of other parts that the weights may hold and this network lacks.
     """
 
-    def drop_training_only(module: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        for key in [k for k in state_dict if k.startswith(f"{prefix}{TRAINING_ONLY}.")]:
+    def drop_unused(module: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        names = tuple(f"{prefix}{name}." for name in (TRAINING_ONLY, *unused))
+        for key in [k for k in state_dict if k.startswith(names)]:
             del state_dict[key]
 
-    planned.register_load_state_dict_pre_hook(drop_training_only)
+    planned.register_load_state_dict_pre_hook(drop_unused)
     return planned

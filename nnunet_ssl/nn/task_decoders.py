@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunet_ssl.nn.multi_decoder import MultiDecoderUNet, detached_decoder
+from nnunet_ssl.nn.multi_decoder import TRAINING_ONLY, MultiDecoderUNet, detached_decoder
 
 SECOND, REGRESSION, SECOND_REGRESSION = "second", "regression", "second_regression"
 HEAD_STD = 1e-3
@@ -156,6 +156,7 @@ class TwoBranchUNet(nn.Module):
         self.second = nn.ModuleDict({"seg_layers": second})
         self.training_only = nn.ModuleDict({"seg_layers": nn.ModuleDict(training_only)})
         self.has_background = has_background
+        self.register_load_state_dict_pre_hook(_find_second)
 
     def extra(self, name: str) -> Any:
         """A part by the name that it has in ``MultiDecoderUNet``."""
@@ -180,6 +181,13 @@ class TwoBranchUNet(nn.Module):
         return int(self.encoder.compute_conv_feature_map_size(input_size)) + 2 * int(
             self.decoder.compute_conv_feature_map_size(input_size)
         )
+
+
+def _find_second(module: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+    """The second decoder of a network that was to predict with the first lies among the training's parts."""
+    there, here = f"{prefix}{TRAINING_ONLY}.seg_layers.{SECOND}.", f"{prefix}{SECOND}.seg_layers."
+    for key in [k for k in state_dict if k.startswith(there)]:
+        state_dict[here + key.removeprefix(there)] = state_dict.pop(key)
 
 
 def mean_logits(a: Tensor, b: Tensor, has_background: bool) -> Tensor:

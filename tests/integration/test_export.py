@@ -283,6 +283,26 @@ def test_a_prompted_model_keeps_its_trainer(
     assert_same(made.before, made.after, numbers)
 
 
+def test_another_decoder_without_a_new_training(trained: Callable[[str, str], Path], tmp_path: Path) -> None:
+    """The mean of DBiSL's decoders, of a model that was trained to predict with the first; and back."""
+    model, both, first = trained(BOTH, "nnUNetTrainerDBiSL"), tmp_path / "both", tmp_path / "first"
+    assert "needs nnunet-ssl" in export("-m", model, "--set", "inference_branches=mean", "-o", both)
+    assert "needs nnunet-ssl" not in export("-m", both, "--set", "inference_branches=first", "-o", first)
+    table = TaskTable.from_dataset_json(read_dataset_json(model))
+    one, two, back = (prediction_network(Source(m, ("0",), FINAL), table) for m in (model, both, first))
+    image = torch.randn(1, 1, 16, 24, 24, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        alone, mean, again = (network.eval()(image).softmax(1) for network in (one, two, back))
+    assert torch.equal(again, alone) and not torch.allclose(mean, alone, atol=1e-3)
+    weights = load_checkpoint(Source(model, ("0",), FINAL), "0")["network_weights"]
+    kept, second = two.state_dict(), "seg_layers.second."
+    stored = {name.replace("second.seg_layers.", f"training_only.{second}"): v for name, v in kept.items()}
+    assert all(torch.equal(value, weights[name]) for name, value in stored.items())
+    assert {n for n in weights if second in n} < stored.keys()
+    assert len(stored) < len(weights)  # the regression heads are left out
+    assert not (both / "fold_0" / "validation").exists()  # scores of the other decoder
+
+
 def test_a_wish_in_the_environment_does_not_enter(
     trained: Callable[[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from nnunet_ssl.commands.export import model_folder
 from nnunet_ssl.errors import ConfigError, DataError, TaskError
+from nnunet_ssl.inference.choice import choose
 from nnunet_ssl.inference.export import Source, export_model, find_folds, load_checkpoint
 from nnunet_ssl.inference.exported import (
     Description,
@@ -209,6 +210,41 @@ def test_a_prompted_model_keeps_trainer_and_values_and_gets_a_wish():
     assert made.dataset_json == CLASSES and made.channels is None
     assert made.labels == {"front": 2, "back": 3}
     assert "task" not in PLANS["nnunet_ssl"]
+
+
+# Options of prediction
+
+
+@pytest.mark.parametrize(
+    ("trainer", "setting", "network", "value"),
+    [
+        ("nnUNetTrainerDBiSL", {"inference_branches": "mean"}, "dbisl", {"inference_branches": "mean"}),
+        ("nnUNetTrainerProPL", {"propl_decoder": "sd"}, "propl", {"inference": "sd"}),
+    ],
+)
+def test_a_trained_model_can_predict_another_way(trainer, setting, network, value):
+    made = choose(replace(ORIGINAL, trainer=trainer), setting)
+    block = made.plans["nnunet_ssl"]
+    assert made.plans["plans_name"] == f"nnUNetPlans_{next(iter(setting.values()))}"
+    assert block["options"] == {"warmup": 0.1, **setting}
+    assert value.items() <= block[network].items()
+    assert block["tasks"] == TASKS and network not in PLANS["nnunet_ssl"]
+    assert PLANS["plans_name"] == "nnUNetPlans"
+
+
+@pytest.mark.parametrize(
+    ("trainer", "setting", "message"),
+    [
+        ("nnUNetTrainerDBiSL", {"weight_pseudo": "0"}, "can set inference_branches, for prediction"),
+        ("nnUNetTrainerDBiSL", {"inference_branches": "second"}, "'second'"),
+        ("nnUNetTrainerMeanTeacher", {"propl_decoder": "sd"}, "can set nothing"),
+        ("nnUNetTrainer", {"propl_decoder": "sd"}, "can set nothing"),
+        ("nnUNetTrainerNowhere", {"propl_decoder": "sd"}, "finds no trainer nnUNetTrainerNowhere"),
+    ],
+)
+def test_only_options_of_prediction(trainer, setting, message):
+    with pytest.raises(ConfigError, match=message):
+        choose(replace(ORIGINAL, trainer=trainer), setting)
 
 
 # Bad input
