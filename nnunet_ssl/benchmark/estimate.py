@@ -1,4 +1,4 @@
-"""How long the missing runs will take, from what was measured before; no measurement, no number."""
+"""How long the missing runs will take, from what was measured before or tried out."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from nnunet_ssl.benchmark.plan import BASELINE, PSEUDO_LABELS, Run
 from nnunet_ssl.benchmark.workplace import DONE, Workplace
 from nnunet_ssl.config import TrainingConfig
 from nnunet_ssl.conversion.dataset_json import read_json
-from nnunet_ssl.tables import format_table
 from nnunet_ssl.tasks import BLOCK
 
 Budget = tuple[int, int]  # epochs, updates in each
 
+# What an update with unlabelled patches takes against a supervised one, with as many unlabelled patches as
+# labelled ones; over our methods, see benchmarks/RESULTS.md.
+TIMES_SUPERVISED = (2, 5)
 _STOCK_UPDATES = 250  # in an epoch of a trainer that does not read our options
 
 
@@ -61,7 +63,7 @@ def seconds_per_update(dataset: str, plans: str, configuration: str, updates: in
 
 def estimate(
     todo: Sequence[Run], done: dict[str, float], per_update: dict[str, float], plans_budget: Budget
-) -> tuple[float | None, str]:
+) -> tuple[float, str] | None:
     """Seconds that the missing runs will take together, and what that is based on.
 
     Args:
@@ -76,7 +78,7 @@ def estimate(
     updates = plans_budget[0] * plans_budget[1]
     known = {method: updates * seconds for method, seconds in per_update.items()} | done
     if not known:
-        return None, "nothing was measured yet: ask again when the first run is done"
+        return None
     if BASELINE in known:  # the retraining is one more training of its kind
         known.setdefault(PSEUDO_LABELS, known[BASELINE])
     guessed = sorted({run.method for run in todo if run.method not in known})
@@ -90,27 +92,12 @@ def estimate(
     return total, basis
 
 
-def overview(
-    runs: Sequence[Run], place: Workplace, sizes: Sequence[tuple[int, int]], plans_budget: Budget
-) -> str:
-    """The table of a dry run.
-
-    Args:
-        runs: all runs.
-        place: where they are or would be.
-        sizes: labelled and unlabelled cases of each fold.
-        plans_budget: see ``budget``.
-    """
-    epochs, per_epoch = plans_budget
-    rows = []
-    for run in runs:
-        updates = epochs * per_epoch * (2 if run.method == PSEUDO_LABELS else 1)
-        state = "done" if place.is_done(run) else "to do"
-        part = [run.part] if any(r.part for r in runs) else []
-        rows.append([run.method, run.labeled, *sizes[run.fold], run.seed, *part, updates, state])
-    header = ["method", "labels", "labelled", "unlabelled", "seed"]
-    header += ["part"] if any(run.part for run in runs) else []
-    return format_table(rows, [*header, "updates", "state"])
+def estimate_untried(todo: Sequence[Run], per_update: float, plans_budget: Budget) -> tuple[float, float]:
+    """Least and most seconds that runs may take, from those of one supervised update alone."""
+    updates = plans_budget[0] * plans_budget[1]
+    supervised = sum(run.method in (BASELINE, PSEUDO_LABELS) for run in todo)
+    least, most = (supervised + times * (len(todo) - supervised) for times in TIMES_SUPERVISED)
+    return least * updates * per_update, most * updates * per_update
 
 
 def clock(seconds: float) -> str:

@@ -102,6 +102,7 @@ def run(args: argparse.Namespace) -> None:
         RunsFailedError: a run failed.
     """
     from nnunet_ssl.benchmark import cluster
+    from nnunet_ssl.benchmark.dry_run import describe
     from nnunet_ssl.benchmark.execute import do_runs
     from nnunet_ssl.benchmark.source import load_source
     from nnunet_ssl.benchmark.steps import Steps
@@ -119,7 +120,7 @@ def run(args: argparse.Namespace) -> None:
         print(note)
     if args.dry_run:
         check(place, plan, source)
-        print(_dry_run(place, plan, source))
+        print(describe(place, plan, source, _machine(args).device))
         return
     jobs = None if args.slurm is None else cluster.parse_parameters(args.slurm)
     if jobs is not None:
@@ -207,25 +208,6 @@ def _planned(place: Workplace, settings: Settings, wish: Wish, source: Source) -
 def _check_folder(folder: Path, is_benchmark: bool) -> None:
     if not is_benchmark and folder.is_dir() and any(folder.iterdir()):
         raise ConfigError(f"-o: {folder} holds other files. Name a new or empty folder, or a benchmark's.")
-
-
-def _dry_run(place: Workplace, plan: Plan, source: Source) -> str:
-    from nnunet_ssl.benchmark import estimate
-    from nnunet_ssl.conversion.plans import read_plans
-
-    runs, settings = plan.runs(), place.settings
-    todo = [r for r in runs if not place.is_done(r)]
-    budget = estimate.budget(read_plans(source.preprocessed, settings.plans))
-    sizes = [(len(fold.train), len(fold.unlabeled) + plan.bare) for fold in plan.folds]
-    per_update = estimate.seconds_per_update(source.name, settings.plans, settings.configuration, budget[1])
-    seconds, basis = estimate.estimate(todo, estimate.seconds_of_done(place, runs), per_update, budget)
-    tests = " + ".join(str(len(part)) for part in plan.tests)
-    time = "unknown" if seconds is None else f"about {estimate.clock(seconds)}"
-    return (
-        f"{estimate.overview(runs, place, sizes, budget)}\n"
-        f"{len(runs)} runs, {len(runs) - len(todo)} done; {tests} test cases; folder {place.folder}\n"
-        f"Time for the rest, one after another: {time} ({basis})."
-    )
 
 
 def _default_folder(settings: Settings) -> Path:

@@ -9,14 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
 from nnunet_ssl.errors import ConfigError
 from nnunet_ssl.inference.prompts import PLANS_TASK, kept_channels
 from nnunet_ssl.tasks import BLOCK, IGNORE, TaskTable
-from nnunet_ssl.training.networks import planned_network
+from nnunet_ssl.training.networks import network_of_plans
 
 STOCK_TRAINER = "nnUNetTrainer"
 
@@ -89,12 +87,8 @@ def as_prompted(original: Description, task: str | None) -> Description:
 
 def stock_network(model: Description) -> nn.Module:
     """The network that nnUNetTrainer builds for prediction, without memory for its weights."""
-    manager = PlansManager(copy.deepcopy(model.plans))
-    chosen = manager.get_configuration(model.configuration)
-    inputs = determine_num_input_channels(manager, chosen, model.dataset_json)
-    outputs = manager.get_label_manager(model.dataset_json).num_segmentation_heads
     with torch.device("meta"):
-        return planned_network(chosen, inputs, outputs, deep_supervision=False)
+        return network_of_plans(model.plans, model.configuration, model.dataset_json, False)[0]
 
 
 def is_stock(network: nn.Module, stock: nn.Module) -> bool:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
+from typing import Any
+
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
@@ -27,6 +32,17 @@ def planned_network(
         allow_init=True,
         deep_supervision=deep_supervision,
     )
+
+
+def network_of_plans(
+    plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any], deep_supervision: bool
+) -> tuple[nn.Module, ConfigurationManager, int]:
+    """The same for a dataset's plans as they are stored: network, configuration, input channels."""
+    manager = PlansManager(copy.deepcopy(dict(plans)))
+    chosen = manager.get_configuration(configuration)
+    inputs = determine_num_input_channels(manager, chosen, dict(dataset_json))
+    outputs = manager.get_label_manager(dict(dataset_json)).num_segmentation_heads
+    return planned_network(chosen, inputs, outputs, deep_supervision), chosen, inputs
 
 
 def planned_unet(

@@ -82,7 +82,7 @@ def test_from_dry_run_to_report(
     splits = here.preprocessed(ONE) / "splits_final.json"
     before = splits.read_text(), splits.stat().st_mtime_ns
     dry = call(*benchmark, "--dry-run")
-    assert "4 runs, 0 done; 1 test cases" in dry and "unknown (nothing was measured yet" in dry
+    assert "4 runs, 0 done; 1 test cases" in dry and "update was tried out on cpu" in dry
     assert not folder.exists()
 
     # Interrupted in the third run, when the supervised model has predicted the unlabelled scans

@@ -17,11 +17,12 @@ import torch
 from nnunet_ssl.benchmark import cluster
 from nnunet_ssl.benchmark.curves import save_curves
 from nnunet_ssl.benchmark.draw import choose_tests, make_plan
+from nnunet_ssl.benchmark.dry_run import overview
 from nnunet_ssl.benchmark.estimate import (
     budget,
     clock,
     estimate,
-    overview,
+    estimate_untried,
     seconds_of_done,
     seconds_per_update,
 )
@@ -425,7 +426,10 @@ def test_estimate_from_what_was_measured(nnunet: Path) -> None:
     steps, _ = fake(nnunet)
     runs, place = steps.plan.runs(), steps.place
     assert budget(PLANS) == (2, 5) and budget({}) == (1000, 250)
-    assert estimate(runs, {}, {}, (2, 5))[0] is None
+    assert estimate(runs, {}, {}, (2, 5)) is None
+    supervised = [run.method in (BASELINE, PSEUDO_LABELS) for run in runs]
+    assert supervised.count(True) == 3 and len(runs) == 4
+    assert estimate_untried(runs, 0.5, (2, 5)) == ((3 + 2) * 5.0, (3 + 5) * 5.0)
     log = nnunet / "results" / NAME / "nnUNetTrainer__small__3d_fullres" / "fold_0" / "training_log_1.txt"
     log.parent.mkdir(parents=True)
     log.write_text("Epoch time: 50.0 s\nEpoch time: 75.0 s\nEpoch time: 9000.0 s\n")

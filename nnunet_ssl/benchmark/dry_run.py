@@ -1,0 +1,82 @@
+"""What a benchmark would do, as a table, and how long that would take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nnunet_ssl.benchmark.estimate import (
+    TIMES_SUPERVISED,
+    Budget,
+    budget,
+    clock,
+    estimate,
+    estimate_untried,
+    seconds_of_done,
+    seconds_per_update,
+)
+from nnunet_ssl.benchmark.plan import PSEUDO_LABELS, Plan, Run
+from nnunet_ssl.benchmark.probe import seconds_of_update
+from nnunet_ssl.benchmark.source import Source
+from nnunet_ssl.benchmark.workplace import Workplace
+from nnunet_ssl.conversion.plans import read_plans
+from nnunet_ssl.tables import format_table
+
+
+def describe(place: Workplace, plan: Plan, source: Source, device: str) -> str:
+    """All runs, and the time that those which are to do will take.
+
+    Args:
+        place: where they are or would be.
+        plan: what is compared.
+        source: the user's dataset.
+        device: on which an update is tried out, if nothing else tells how long one takes.
+    """
+    runs = plan.runs()
+    todo = [r for r in runs if not place.is_done(r)]
+    asked = budget(read_plans(source.preprocessed, place.settings.plans))
+    sizes = [(len(fold.train), len(fold.unlabeled) + plan.bare) for fold in plan.folds]
+    tests = " + ".join(str(len(part)) for part in plan.tests)
+    return (
+        f"{overview(runs, place, sizes, asked)}\n"
+        f"{len(runs)} runs, {len(runs) - len(todo)} done; {tests} test cases; folder {place.folder}\n"
+        f"Time for the rest, one after another: {_time_left(place, runs, source, asked, device)}."
+    )
+
+
+def _time_left(place: Workplace, runs: Sequence[Run], source: Source, asked: Budget, device: str) -> str:
+    settings, todo = place.settings, [r for r in runs if not place.is_done(r)]
+    per_update = seconds_per_update(source.name, settings.plans, settings.configuration, asked[1])
+    known = estimate(todo, seconds_of_done(place, runs), per_update, asked)
+    if known is not None:
+        return f"about {clock(known[0])} ({known[1]})"
+    plans = read_plans(source.preprocessed, settings.plans)
+    tried = seconds_of_update(plans, settings.configuration, source.dataset_json, device)
+    least, most = map(clock, estimate_untried(todo, tried, asked))
+    times = " to ".join(map(str, TIMES_SUPERVISED))
+    return (
+        f"{least} to {most} (a supervised update was tried out on {device}: {tried:.2g} s; with unlabelled "
+        f"patches one takes {times} times as long; without loading, validation and prediction)"
+    )
+
+
+def overview(
+    runs: Sequence[Run], place: Workplace, sizes: Sequence[tuple[int, int]], plans_budget: Budget
+) -> str:
+    """The table of a dry run.
+
+    Args:
+        runs: all runs.
+        place: where they are or would be.
+        sizes: labelled and unlabelled cases of each fold.
+        plans_budget: see ``budget``.
+    """
+    epochs, per_epoch = plans_budget
+    rows = []
+    for run in runs:
+        updates = epochs * per_epoch * (2 if run.method == PSEUDO_LABELS else 1)
+        state = "done" if place.is_done(run) else "to do"
+        part = [run.part] if any(r.part for r in runs) else []
+        rows.append([run.method, run.labeled, *sizes[run.fold], run.seed, *part, updates, state])
+    header = ["method", "labels", "labelled", "unlabelled", "seed"]
+    header += ["part"] if any(run.part for run in runs) else []
+    return format_table(rows, [*header, "updates", "state"])
