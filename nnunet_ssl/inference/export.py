@@ -167,7 +167,11 @@ def _predictors_network(source: Source) -> nn.Module:
 
 @contextlib.contextmanager
 def _under_plans(source: Source, plans: Mapping[str, Any]) -> Iterator[Source]:
-    """The model's first fold under other plans, for nnU-Net's predictor, which reads a folder."""
+    """The model's first fold under other plans, for nnU-Net's predictor, which reads a folder.
+
+    Raises:
+        ConfigError: the network of these plans cannot load the weights.
+    """
     if not source.settings:
         yield source
         return
@@ -177,7 +181,14 @@ def _under_plans(source: Source, plans: Mapping[str, Any]) -> Iterator[Source]:
         place_file(source.folder / checkpoint, folder / checkpoint, copy=False)
         shutil.copyfile(source.folder / "dataset.json", folder / "dataset.json")
         write_json_atomically(folder / "plans.json", plans)
-        yield replace(source, folder=folder)
+        try:
+            yield replace(source, folder=folder)
+        except ConfigError as error:
+            wanted = " ".join(f"{key}={value}" for key, value in source.settings.items())
+            raise ConfigError(
+                f"--set {wanted}: {source.folder} lacks weights that this needs. A model that was exported "
+                "holds only what it predicts with: name the training's own folder."
+            ) from error
 
 
 @contextlib.contextmanager

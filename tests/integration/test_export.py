@@ -303,6 +303,23 @@ def test_another_decoder_without_a_new_training(trained: Callable[[str, str], Pa
     assert not (both / "fold_0" / "validation").exists()  # scores of the other decoder
 
 
+def test_another_decoder_whose_weights_are_gone(
+    trained: Callable[[str, str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original, model = trained(BOTH, "nnUNetTrainerDBiSL"), tmp_path / "one"
+    checkpoint = load_checkpoint(Source(original, ("0",), FINAL), "0")
+    weights = checkpoint["network_weights"].items()
+    checkpoint["network_weights"] = {n: w for n, w in weights if "seg_layers.second." not in n}
+    (model / "fold_0").mkdir(parents=True)
+    torch.save(checkpoint, model / "fold_0" / FINAL)
+    for name in ("plans.json", "dataset.json"):
+        (model / name).write_bytes((original / name).read_bytes())
+    arguments = ["-m", str(model), "--set", "inference_branches=mean", "-o", str(tmp_path / "two")]
+    assert main(["export", *arguments]) == 2
+    assert f"inference_branches=mean: {model} lacks weights" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["one"]
+
+
 def test_a_wish_in_the_environment_does_not_enter(
     trained: Callable[[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
