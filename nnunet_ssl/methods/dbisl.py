@@ -140,7 +140,7 @@ class DBiSL(Method):
             distance_dice_ce,
             target=truth,
             weight=mean_weight(asked)[sample, prompt],
-            ce_weight=self.config.distance_ce_weight,
+            ce_weight=self.config.cross_entropy_weight,
             valid=None if valid is None else valid[sample],
             group=prompt if self.batch_dice else None,
         )

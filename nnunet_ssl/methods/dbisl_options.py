@@ -35,9 +35,9 @@ class DBiSLConfig:
         distance_band: distances are cut down to it, in mm (voxels for ``convolution``); ``None`` for not.
         distance_k: steepness k of T_r2s (eq. 1).
         distance_ce_weight: of the cross entropy beside Dice in L_seg(T_r2s(R), Y) (eq. 7); the paper's L_seg
-            is a weighted sum whose weights it does not give. At 1/k the gradient in R is as large as that of
-            a segmentation head's cross entropy in its logit; at 1 it is k times that, and clipping the whole
-            gradient shrinks all other terms with it.
+            is a weighted sum whose weights it does not give. Unset, it is 1/k: then the gradient in R is as
+            large as that of a segmentation head's cross entropy in its logit; at 1 it is k times that, and
+            clipping the whole gradient shrinks all other terms with it.
         inference_branches: predict with the ``first`` decoder, which is stock nnU-Net's network, or with the
             ``mean`` of both, at the price of a second decoder.
     """
@@ -62,7 +62,7 @@ class DBiSLConfig:
     distance_h: float = 0.35
     distance_band: float | None = None
     distance_k: float = 200.0
-    distance_ce_weight: float = 0.005
+    distance_ce_weight: float | None = None
     inference_branches: Literal["first", "mean"] = "first"
 
     def __post_init__(self) -> None:
@@ -74,10 +74,16 @@ class DBiSLConfig:
         check_range("distance_kernel_size", self.distance_kernel_size, low=3)
         check_range("distance_h", self.distance_h, low=0, open_low=True)
         check_range("distance_k", self.distance_k, low=0, open_low=True)
-        check_range("distance_ce_weight", self.distance_ce_weight, low=0)
+        if self.distance_ce_weight is not None:
+            check_range("distance_ce_weight", self.distance_ce_weight, low=0)
         if self.distance_band is not None:
             check_range("distance_band", self.distance_band, low=0, open_low=True)
         self._check_together()
+
+    @property
+    def cross_entropy_weight(self) -> float:
+        """Of the cross entropy of k R."""
+        return 1 / self.distance_k if self.distance_ce_weight is None else self.distance_ce_weight
 
     def _check_together(self) -> None:
         if self.distance_kernel_size % 2 == 0:

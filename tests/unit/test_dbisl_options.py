@@ -130,7 +130,9 @@ def test_defaults_are_the_papers():
     assert (config.weight_sup_con, config.weight_pseudo, config.ramp_length) == (0.5, 1.0, 0.35)
     assert (config.distance_kernel_size, config.distance_h, config.distance_k) == (3, 0.35, 200.0)
     assert config.pseudo_on == "all" and config.cross_direction == "both"
-    assert config.distance_ce_weight == 1 / config.distance_k
+    assert config.cross_entropy_weight == 1 / config.distance_k == 0.005
+    assert DBiSLConfig(distance_k=40).cross_entropy_weight == 1 / 40
+    assert DBiSLConfig(distance_ce_weight=0.5).cross_entropy_weight == 0.5
     assert DBiSLConfig in CONFIGS
     check_known(["weight_sup_con", "distance_scale", "inference_branches", "ramp_length"], CONFIGS)
 

@@ -128,7 +128,7 @@ def test_the_cross_entropy_of_k_r_pulls_as_hard_as_that_of_a_logit():
         with_ce, without = (distance_dice_ce(log_odds, y, weight, w) for w in (ce_weight, 0.0))
         return torch.autograd.grad(with_ce - without, leaf)[0]
 
-    assert torch.allclose(pull(r, config.distance_k * r, config.distance_ce_weight), pull(z, z * 1, 1.0))
+    assert torch.allclose(pull(r, config.distance_k * r, config.cross_entropy_weight), pull(z, z * 1, 1.0))
 
 
 def test_pseudo_losses_by_hand():
