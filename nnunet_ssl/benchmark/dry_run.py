@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from nnunet_ssl.benchmark.estimate import (
     TIMES_SUPERVISED,
@@ -18,39 +19,38 @@ from nnunet_ssl.benchmark.plan import PSEUDO_LABELS, Plan, Run
 from nnunet_ssl.benchmark.probe import seconds_of_update
 from nnunet_ssl.benchmark.source import Source
 from nnunet_ssl.benchmark.workplace import Workplace
-from nnunet_ssl.conversion.plans import read_plans
 from nnunet_ssl.tables import format_table
 
 
-def describe(place: Workplace, plan: Plan, source: Source, device: str) -> str:
+def describe(place: Workplace, plan: Plan, source: Source, plans: dict[str, Any], device: str) -> str:
     """All runs, and the time that those which are to do will take.
 
     Args:
         place: where they are or would be.
         plan: what is compared.
         source: the user's dataset.
+        plans: content of its plans file.
         device: on which an update is tried out, if nothing else tells how long one takes.
     """
-    runs = plan.runs()
+    runs, asked, settings = plan.runs(), budget(plans), place.settings
     todo = [r for r in runs if not place.is_done(r)]
-    asked = budget(read_plans(source.preprocessed, place.settings.plans))
+    per_update = seconds_per_update(source.name, settings.plans, settings.configuration, asked[1])
+    known = estimate(todo, seconds_of_done(place, runs), per_update, asked)
+    if known is None:
+        tried = seconds_of_update(plans, settings.configuration, source.dataset_json, device)
+        time = _untried(todo, tried, asked, device)
+    else:
+        time = f"about {clock(known[0])} ({known[1]})"
     sizes = [(len(fold.train), len(fold.unlabeled) + plan.bare) for fold in plan.folds]
     tests = " + ".join(str(len(part)) for part in plan.tests)
     return (
         f"{overview(runs, place, sizes, asked)}\n"
         f"{len(runs)} runs, {len(runs) - len(todo)} done; {tests} test cases; folder {place.folder}\n"
-        f"Time for the rest, one after another: {_time_left(place, runs, source, asked, device)}."
+        f"Time for the rest, one after another: {time}."
     )
 
 
-def _time_left(place: Workplace, runs: Sequence[Run], source: Source, asked: Budget, device: str) -> str:
-    settings, todo = place.settings, [r for r in runs if not place.is_done(r)]
-    per_update = seconds_per_update(source.name, settings.plans, settings.configuration, asked[1])
-    known = estimate(todo, seconds_of_done(place, runs), per_update, asked)
-    if known is not None:
-        return f"about {clock(known[0])} ({known[1]})"
-    plans = read_plans(source.preprocessed, settings.plans)
-    tried = seconds_of_update(plans, settings.configuration, source.dataset_json, device)
+def _untried(todo: Sequence[Run], tried: float, asked: Budget, device: str) -> str:
     least, most = map(clock, estimate_untried(todo, tried, asked))
     times = " to ".join(map(str, TIMES_SUPERVISED))
     return (

@@ -119,8 +119,8 @@ def run(args: argparse.Namespace) -> None:
     for note in notes:
         print(note)
     if args.dry_run:
-        check(place, plan, source)
-        print(describe(place, plan, source, _machine(args).device))
+        plans, _ = check(place, plan, source)
+        print(describe(place, plan, source, plans, _machine(args).device))
         return
     jobs = None if args.slurm is None else cluster.parse_parameters(args.slurm)
     if jobs is not None:
@@ -153,9 +153,9 @@ def check_trainers(names: tuple[str, ...], preprocessed: Path, plans: str) -> No
 
     default = TrainingConfig()
     stock = (default.num_epochs, default.num_iterations_per_epoch)
+    found = budget(read_plans(preprocessed, plans))
     for name in names:
         trainer = find_trainer(name)
-        found = budget(read_plans(preprocessed, plans))
         if not issubclass(trainer, SSLTrainer) and found != stock:
             raise ConfigError(
                 f"--trainers: {name} does not read the plans' budget ({found[0]} epochs of {found[1]} "

@@ -51,7 +51,8 @@ def dbisl_network(
         maps = len(table.prompts) if training and wanted["regression_task"] else 0
         network = branched_network(network, second, maps, mean_of, not table.has_regions)
     if not training:
-        network = for_inference(network, *() if mean_of else (SECOND,))
+        unused = () if mean_of else (SECOND,)
+        network = for_inference(network, *unused)
     return restrict_to_wished_task(network, plans, num_output_channels)
 
 
