@@ -1,7 +1,8 @@
 """nnU-Net's planned network with further decoders, or other parts, that only training needs.
 
 The planned network keeps its own names (``encoder``, ``decoder``), and everything else lies under
-``training_only``. So a checkpoint without the keys that begin with ``training_only.`` is stock nnU-Net's.
+``training_only``. So a checkpoint without the keys that begin with ``training_only.`` is stock nnU-Net's. (A
+subclass may predict with one of those parts as well; ``for_inference`` keeps what a network has.)
 """
 
 from __future__ import annotations
@@ -44,7 +45,12 @@ class MultiDecoderUNet(nn.Module):
         self, x: Tensor, run: Callable[[MultiDecoderUNet, Tensor], Result] | None = None
     ) -> Tensor | list[Tensor] | Result:
         """Logits (a list of resolutions with deep supervision), or what ``run`` returns."""
-        return self.decoder(self.encoder(x)) if run is None else run(self, x)
+        return self.predict(x) if run is None else run(self, x)
+
+    def predict(self, x: Tensor) -> Tensor | list[Tensor]:
+        """Logits of the planned decoder."""
+        outputs: Tensor | list[Tensor] = self.decoder(self.encoder(x))
+        return outputs
 
     def compute_conv_feature_map_size(self, input_size: tuple[int, ...]) -> int:
         """Size of all feature maps of inference, by which nnU-Net's planner measures VRAM."""
@@ -68,20 +74,16 @@ def detached_decoder(planned: nn.Module, deep_supervision: bool) -> Any:
     return decoder
 
 
-def for_inference(planned: nn.Module, *unused: str) -> nn.Module:
-    """Let the planned network load weights of a ``MultiDecoderUNet``, those of ``training_only`` left out.
+def for_inference(network: nn.Module) -> nn.Module:
+    """Let a network load weights without those of ``training_only`` that it lacks.
 
     So prediction neither holds nor moves what only training needs.
-
-    Args:
-        planned: the network that predicts.
-        unused: names of other parts that the weights may hold and this network lacks.
     """
 
     def drop_unused(module: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        names = tuple(f"{prefix}{name}." for name in (TRAINING_ONLY, *unused))
-        for key in [k for k in state_dict if k.startswith(names)]:
+        own = {f"{prefix}{name}" for name in module.state_dict()}
+        for key in [k for k in state_dict if k.startswith(f"{prefix}{TRAINING_ONLY}.") and k not in own]:
             del state_dict[key]
 
-    planned.register_load_state_dict_pre_hook(drop_unused)
-    return planned
+    network.register_load_state_dict_pre_hook(drop_unused)
+    return network

@@ -1,25 +1,23 @@
 """Two decoders with different upsampling, each with a segmentation and a regression head (DBiSL section 3.1).
 
 The main decoder is the planned one, with transposed convolutions. The second is the planned one with linear
-interpolation and a convolution in their place. The network's own names are stock nnU-Net's; what prediction
-does not need lies under ``training_only``.
+interpolation and a convolution in their place. Names of weights: see ``MultiDecoderUNet``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunet_ssl.nn.multi_decoder import TRAINING_ONLY, MultiDecoderUNet, detached_decoder
+from nnunet_ssl.nn.multi_decoder import MultiDecoderUNet, detached_decoder
 
 SECOND, REGRESSION, SECOND_REGRESSION = "second", "regression", "second_regression"
 HEAD_STD = 1e-3
-Result = TypeVar("Result")
 
 
 class Branch(NamedTuple):
@@ -35,11 +33,11 @@ class Branch(NamedTuple):
     regression: Tensor | None
 
 
-def run_branches(parts: Any, x: Tensor, second: bool, regression: bool) -> list[Branch]:
+def run_branches(parts: MultiDecoderUNet, x: Tensor, second: bool, regression: bool) -> list[Branch]:
     """All of an update: one pass through the encoder and one through each decoder.
 
     Args:
-        parts: ``MultiDecoderUNet`` or ``TwoBranchUNet``.
+        parts: the network.
         x: images (B, C, *spatial).
         second: whether the second decoder runs.
         regression: whether the regression heads run.
@@ -133,61 +131,34 @@ def regression_heads(maps: int, decoder: Any, second: Any | None) -> dict[str, n
     return heads
 
 
-class TwoBranchUNet(nn.Module):
-    """Like ``MultiDecoderUNet``, but prediction is the mean of both decoders' probabilities.
+class TwoBranchUNet(MultiDecoderUNet):
+    """Prediction is the mean of both decoders' probabilities, so ``second`` is not for training only.
 
     The output are logits whose softmax (or sigmoid, of regions) is that mean, so that all that nnU-Net makes
     of logits is right.
 
     Args:
         planned: nnU-Net's network; its encoder and decoder are taken over.
-        second: the second decoder; with all segmentation layers, so that weights load in every mode.
         has_background: whether the channels are classes (softmax) or regions (sigmoid).
-        training_only: named parts that prediction does not use.
+        parts: ``second``, with all segmentation layers, so that weights load in every mode; and parts that
+            only training needs.
     """
 
-    def __init__(
-        self, planned: nn.Module, second: nn.Module, has_background: bool, **training_only: nn.Module
-    ) -> None:
-        super().__init__()
-        self.encoder: Any = planned.encoder
-        self.decoder: Any = planned.decoder
-        # Names with "seg_layers": see MultiDecoderUNet.
-        self.second = nn.ModuleDict({"seg_layers": second})
-        self.training_only = nn.ModuleDict({"seg_layers": nn.ModuleDict(training_only)})
+    def __init__(self, planned: nn.Module, has_background: bool, **parts: nn.Module) -> None:
+        super().__init__(planned, **parts)
         self.has_background = has_background
-        self.register_load_state_dict_pre_hook(_find_second)
 
-    def extra(self, name: str) -> Any:
-        """A part by the name that it has in ``MultiDecoderUNet``."""
-        if name == SECOND:
-            return self.second["seg_layers"]
-        parts: Any = self.training_only["seg_layers"]
-        return parts[name]
-
-    def forward(
-        self, x: Tensor, run: Callable[[TwoBranchUNet, Tensor], Result] | None = None
-    ) -> Tensor | list[Tensor] | Result:
-        """Mean logits (a list of resolutions with deep supervision), or what ``run`` returns."""
-        if run is not None:
-            return run(self, x)
+    def predict(self, x: Tensor) -> Tensor | list[Tensor]:
+        """Mean logits (a list of resolutions with deep supervision)."""
         deep, skips = self.decoder.deep_supervision, self.encoder(x)
         both = [decode(d, skips, deep)[0] for d in (self.decoder, self.extra(SECOND))]
         outputs = [mean_logits(a, b, self.has_background) for a, b in zip(*both, strict=True)]
         return outputs if deep else outputs[0]
 
     def compute_conv_feature_map_size(self, input_size: tuple[int, ...]) -> int:
-        """Size of all feature maps of inference, by which nnU-Net's planner measures VRAM."""
-        return int(self.encoder.compute_conv_feature_map_size(input_size)) + 2 * int(
-            self.decoder.compute_conv_feature_map_size(input_size)
-        )
-
-
-def _find_second(module: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-    """The second decoder of a network that was to predict with the first lies among the training's parts."""
-    there, here = f"{prefix}{TRAINING_ONLY}.seg_layers.{SECOND}.", f"{prefix}{SECOND}.seg_layers."
-    for key in [k for k in state_dict if k.startswith(there)]:
-        state_dict[here + key.removeprefix(there)] = state_dict.pop(key)
+        """That of one decoder, and the second once more."""
+        second: int = self.decoder.compute_conv_feature_map_size(input_size)
+        return super().compute_conv_feature_map_size(input_size) + second
 
 
 def mean_logits(a: Tensor, b: Tensor, has_background: bool) -> Tensor:
@@ -218,8 +189,9 @@ def branched_network(
         mean_of: whether prediction is the mean of both branches.
         has_background: whether the channels are classes.
     """
-    parts: dict[str, nn.Module] = regression_heads(maps, planned.decoder, second) if maps else {}
+    parts: dict[str, nn.Module] = {} if second is None else {SECOND: second}
+    if maps:
+        parts |= regression_heads(maps, planned.decoder, second)
     if mean_of:
-        assert second is not None
-        return TwoBranchUNet(planned, second, has_background, **parts)
-    return MultiDecoderUNet(planned, **parts if second is None else {SECOND: second, **parts})
+        return TwoBranchUNet(planned, has_background, **parts)
+    return MultiDecoderUNet(planned, **parts)

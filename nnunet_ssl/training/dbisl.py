@@ -10,7 +10,7 @@ from torch import nn
 from nnunet_ssl.inference.prompts import restrict_to_wished_task
 from nnunet_ssl.methods.dbisl import DBiSL, DBiSLConfig
 from nnunet_ssl.nn.multi_decoder import for_inference
-from nnunet_ssl.nn.task_decoders import SECOND, branched_network, interpolating_decoder
+from nnunet_ssl.nn.task_decoders import branched_network, interpolating_decoder
 from nnunet_ssl.tasks import BLOCK, TaskTable
 from nnunet_ssl.training.adapter import SSLTrainer
 from nnunet_ssl.training.networks import planned_unet
@@ -51,8 +51,7 @@ def dbisl_network(
         maps = len(table.prompts) if training and wanted["regression_task"] else 0
         network = branched_network(network, second, maps, mean_of, not table.has_regions)
     if not training:
-        unused = () if mean_of else (SECOND,)
-        network = for_inference(network, *unused)
+        network = for_inference(network)
     return restrict_to_wished_task(network, plans, num_output_channels)
 
 

@@ -132,7 +132,8 @@ def test_the_mean_predicts_with_both_decoders_and_no_regression(here: Workspace,
         trainer.plans_manager, trainer.configuration_manager, 1, 2, enable_deep_supervision=False
     )
     predicting.load_state_dict(trainer.network.state_dict())
-    assert isinstance(predicting, TwoBranchUNet) and not predicting.training_only["seg_layers"]
+    assert isinstance(predicting, TwoBranchUNet)
+    assert list(predicting.training_only["seg_layers"]) == ["second"]
     x = torch.randn(1, 1, 16, 24, 24)
     trainer.network.eval()
     trainer.set_deep_supervision_enabled(False)

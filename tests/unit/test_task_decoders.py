@@ -77,7 +77,7 @@ def prediction_of(space, dim, trained_for_mean, mean):
     if mean:
         other = interpolating_decoder(stock_network(channels_of(space), dim, seed=9), True)
         planned = branched_network(planned, other, 0, True, not space.table.has_regions)
-    predicting = for_inference(planned, *() if mean else ("second",)).eval()
+    predicting = for_inference(planned).eval()
     predicting.load_state_dict(network.state_dict())
     return network, predicting
 
