@@ -66,11 +66,24 @@ def mix(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask.bool(), a, b)
 
 
+def same_task_partners(tasks: Tensor) -> Tensor:
+    """With whom each labelled sample is mixed: (B,) a permutation within each task.
+
+    Of another task the labels of the pasted region would be unknown. A sample that is alone in its task is
+    mixed with itself, which changes nothing.
+    """
+    partner = torch.arange(len(tasks), device=tasks.device)
+    for task in tasks.unique():
+        rows = (tasks == task).nonzero().flatten()
+        partner[rows] = rows.roll(max(len(rows) // 2, 1))
+    return partner
+
+
 def resize_masks(mask: Tensor, shape: Sequence[int]) -> Tensor:
-    """Bring masks to a lower resolution as nnU-Net brings labels to those of deep supervision."""
+    """Bring masks to a lower resolution as nnU-Net brings labels to those of deep supervision; any dtype."""
     if tuple(mask.shape[2:]) == tuple(shape):
         return mask
-    return F.interpolate(mask, size=list(shape), mode="nearest-exact")
+    return F.interpolate(mask.float(), size=list(shape), mode="nearest-exact").to(mask.dtype)
 
 
 def _box_masks(

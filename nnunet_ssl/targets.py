@@ -10,11 +10,13 @@ Shapes: B samples, K prompts, P pairs of a sample and a prompt.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from nnunet_ssl.masks import resize_masks
 from nnunet_ssl.tasks import TaskTable
 
 Outputs = Tensor | Sequence[Tensor]
@@ -79,6 +81,30 @@ class LabelSpace:
         if self.ignore_label is None:
             return regions
         return torch.cat([regions, torch.zeros_like(regions[:, :1])], dim=1)
+
+    def with_ignore_label(self) -> LabelSpace:
+        """The same tasks with an ignore label, the next free value if there is none.
+
+        By it nnU-Net's loss leaves out voxels, see ``masked``.
+        """
+        if self.ignore_label is not None:
+            return self
+        values = (np.max(prompt.value) for prompt in self.table.prompts)  # a region has several
+        return replace(self, ignore_label=int(max(values)) + 1)
+
+    def masked(self, target: Tensor, keep: Tensor) -> Tensor:
+        """Target in nnU-Net's form with the ignore label, which there must be, wherever ``keep`` is not set.
+
+        Args:
+            target: (N, 1, *spatial), or (N, regions, *spatial) with or without a channel of ignored voxels.
+            keep: (N, 1, *spatial) bool, of the full resolution.
+        """
+        keep = resize_masks(keep, target.shape[2:])
+        if not self.table.has_regions:
+            assert self.ignore_label is not None
+            return target.masked_fill(~keep, self.ignore_label)
+        regions, ignored = target[:, : self.num_prompts], target[:, self.num_prompts :].bool()
+        return torch.cat([regions, (~keep | ignored.any(1, keepdim=True)).to(target.dtype)], dim=1)
 
     def channels_of(self, task: int) -> list[int]:
         """Output channels that a task annotates, background (channel 0 of classes) included."""

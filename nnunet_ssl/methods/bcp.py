@@ -9,15 +9,15 @@ Shapes: B labelled and U unlabelled samples, N = 2 max(B, U) mixes; M is 0 in th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import ndimage
+from acvl_utils.morphology.morphology_helper import remove_all_but_largest_component
 from torch import Tensor, nn
 
 from nnunet_ssl.config import check_range
-from nnunet_ssl.masks import leave_whole, mix, resize_masks, sample_masks
+from nnunet_ssl.masks import leave_whole, mix, resize_masks, same_task_partners, sample_masks
 from nnunet_ssl.methods.base import Batch, Method, Terms
 from nnunet_ssl.nn.ema import TEACHER, num_updates, start_other, update_teacher
 from nnunet_ssl.nn.multi_decoder import MultiDecoderUNet
@@ -62,7 +62,7 @@ class BCP(Method):
     Args:
         config: the options.
         loss: nnU-Net's loss, deep supervision included, for a dataset with the ignore label of
-            ``with_ignore_label(space)``; it judges labelled voxels.
+            ``space.with_ignore_label()``; it judges labelled voxels.
         full_loss: the same for the full resolution; it judges pseudo-labelled voxels.
         space: the tasks. In a mix the labelled voxels are judged on the labels of their own task, the others
             on the teacher's labels of all tasks.
@@ -80,7 +80,7 @@ class BCP(Method):
         self.config = config
         self.loss = loss
         self.full_loss = full_loss
-        self.space = with_ignore_label(space)
+        self.space = space.with_ignore_label()
         self.deep_supervision = deep_supervision
         self.uses_unlabeled = config.warmup < 1
 
@@ -106,9 +106,9 @@ class BCP(Method):
         labeled = unlabeled = torch.zeros((), device=sources.device)
         for way in (slice(half), slice(half, None)):  # L_in, L_out
             own, student = i[way], [o[way] for o in _resolutions(outputs)]
-            truth = [masked_target(t[own], known[way], self.space) for t in batch.targets]
+            truth = [self.space.masked(t[own], known[way]) for t in batch.targets]
             labeled = labeled + self._truth_loss(student, truth, batch.tasks[own]) / 2
-            taught = masked_target(pseudo[p[way]], ~known[way], self.space)
+            taught = self.space.masked(pseudo[p[way]], ~known[way])
             unlabeled = unlabeled + self.full_loss(student[0], taught) / 2
         return {
             "labeled": (labeled, 1.0),
@@ -135,12 +135,11 @@ class BCP(Method):
 
     def _warm_up(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
         """Copy-paste among labelled images of one task: of another one the box's labels would be unknown."""
-        partner = _next_of_same_task(batch.tasks)
+        partner = same_task_partners(batch.tasks)
         boxes = self._boxes(len(batch.labeled), batch.labeled, generator)
         mask = leave_whole(boxes, self.config.bcp_probability, generator)
-        everything = torch.ones_like(mask)
-        targets = [mix(t, t[partner], _resized(mask, t)) for t in batch.targets]
-        targets = [masked_target(t, everything, self.space) for t in targets]
+        targets = [mix(t, t[partner], resize_masks(mask, t.shape[2:])) for t in batch.targets]
+        targets = [self.space.masked(t, torch.ones_like(mask)) for t in targets]
         outputs = network(mix(batch.labeled, batch.labeled[partner], mask))
         return self._truth_loss(_resolutions(outputs), targets, batch.tasks)
 
@@ -161,32 +160,10 @@ class BCP(Method):
         return largest_components(target) if self.config.bcp_largest_component else target
 
 
-def with_ignore_label(space: LabelSpace) -> LabelSpace:
-    """The same tasks with an ignore label, by which nnU-Net's loss leaves out voxels: the next free value."""
-    if space.ignore_label is not None:
-        return space
-    values = (np.max(prompt.value) for prompt in space.table.prompts)  # a region has several
-    return replace(space, ignore_label=int(max(values)) + 1)
-
-
-def masked_target(target: Tensor, keep: Tensor, space: LabelSpace) -> Tensor:
-    """Target in nnU-Net's form with the ignore label wherever ``keep`` is not set.
-
-    Args:
-        target: (N, 1, *spatial), or (N, regions, *spatial) with or without a channel of ignored voxels.
-        keep: (N, 1, *spatial) bool, of the full resolution.
-        space: has an ignore label.
-    """
-    keep = _resized(keep, target)
-    if not space.table.has_regions:
-        assert space.ignore_label is not None
-        return target.masked_fill(~keep, space.ignore_label)
-    regions, ignored = target[:, : space.num_prompts], target[:, space.num_prompts :].bool()
-    return torch.cat([regions, (~keep | ignored.any(1, keepdim=True)).to(target.dtype)], dim=1)
-
-
 def largest_components(target: Tensor) -> Tensor:
-    """Keep the largest connected component of each label or region, corners count as contact.
+    """Keep the largest connected component of each label or region (or all that are of that size).
+
+    Corners count as contact.
 
     Args:
         target: (N, 1, *spatial) label map or (N, regions, *spatial); each sample by itself.
@@ -194,24 +171,9 @@ def largest_components(target: Tensor) -> Tensor:
     kept = target.cpu().numpy().copy()
     for channel in kept.reshape(-1, *kept.shape[2:]):  # views
         for value in np.setdiff1d(channel, 0):
-            found, count = ndimage.label(channel == value, np.ones([3] * channel.ndim))
-            if count > 1:
-                largest = np.bincount(found.ravel())[1:].argmax() + 1
-                channel[(found != largest) & (found > 0)] = 0
+            found = channel == value
+            channel[found & ~remove_all_but_largest_component(found)] = 0
     return torch.from_numpy(kept).to(target.device)
-
-
-def _next_of_same_task(tasks: Tensor) -> Tensor:
-    """(B,) index of each sample's partner; a sample alone in its task is its own."""
-    partner = torch.arange(len(tasks), device=tasks.device)
-    for task in tasks.unique():
-        rows = (tasks == task).nonzero().flatten()
-        partner[rows] = rows.roll(-1)
-    return partner
-
-
-def _resized(mask: Tensor, like: Tensor) -> Tensor:
-    return resize_masks(mask.float(), like.shape[2:]).bool()
 
 
 def _resolutions(outputs: Outputs) -> list[Tensor]:

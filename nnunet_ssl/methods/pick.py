@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from nnunet_ssl.config import check_range
 from nnunet_ssl.losses.reconstruction import masked_l1
-from nnunet_ssl.masks import cube_grid_masks, leave_whole, mix, resize_masks, sample_masks
+from nnunet_ssl.masks import cube_grid_masks, leave_whole, mix, resize_masks, same_task_partners, sample_masks
 from nnunet_ssl.methods.base import Batch, Method, Panel, Terms
 from nnunet_ssl.nn.multi_decoder import MultiDecoderUNet
 from nnunet_ssl.ramps import gaussian_ramp
@@ -292,18 +292,6 @@ def predict(parts: MultiDecoderUNet, images: Tensor, count: int, space: LabelSpa
         with torch.no_grad(), _switched_off(dropout):
             logits.append(full_resolution(parts.decoder(parts.encoder(rest))))
     return primary, space.hard(torch.cat(logits))
-
-
-def same_task_partners(tasks: Tensor) -> Tensor:
-    """With whom each labelled sample is mixed: (B,) a permutation within each task.
-
-    A sample that is alone in its task is mixed with itself, which changes nothing.
-    """
-    partner = torch.arange(len(tasks), device=tasks.device)
-    for task in tasks.unique():
-        rows = (tasks == task).nonzero().flatten()
-        partner[rows] = rows.roll(max(len(rows) // 2, 1))
-    return partner
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from nnunet_ssl.methods.bcp import BCP, BCPConfig, with_ignore_label
+from nnunet_ssl.methods.bcp import BCP, BCPConfig
 from nnunet_ssl.tasks import IGNORE
 from nnunet_ssl.training.adapter import SSLTrainer
 from nnunet_ssl.training.mean_teacher import two_networks
@@ -26,7 +26,7 @@ class nnUNetTrainerBCP(SSLTrainer):
     def _loss_with_ignore_label(self) -> Any:
         """What nnU-Net builds where there is an ignore label; by it the method leaves out parts of a mix."""
         own = self.label_manager
-        labels = {**self.dataset_json["labels"], IGNORE: with_ignore_label(self.space).ignore_label}
+        labels = {**self.dataset_json["labels"], IGNORE: self.space.with_ignore_label().ignore_label}
         self.label_manager = self.plans_manager.get_label_manager({**self.dataset_json, "labels": labels})
         try:
             loss = self._build_loss()

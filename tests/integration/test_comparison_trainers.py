@@ -12,7 +12,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_ssl.methods.base import total_loss
-from nnunet_ssl.methods.bcp import BCP, BCPConfig, masked_target, with_ignore_label
+from nnunet_ssl.methods.bcp import BCP, BCPConfig
 from nnunet_ssl.methods.mean_teacher import MeanTeacher, MeanTeacherConfig
 from nnunet_ssl.nn.ema import STUDENT, TEACHER, num_updates, teacher_and_student
 from nnunet_ssl.nn.multi_decoder import TRAINING_ONLY
@@ -101,7 +101,7 @@ def test_masked_loss_of_everything_is_nnunets_loss(
             target = torch.randint(channels, (2, 1, *size), generator=draw, dtype=torch.int16)
         targets.append(target)
         everything = torch.ones(2, 1, *size, dtype=torch.bool)
-        masked.append(masked_target(target, everything, with_ignore_label(trainer.space)))
+        masked.append(trainer.space.with_ignore_label().masked(target, everything))
     expected = trainer.loss(outputs, targets)
     torch.testing.assert_close(trainer.method.loss(outputs, masked), expected)
     torch.testing.assert_close(
@@ -205,7 +205,7 @@ CASES = {
 def distributed_steps(case: str, rank: int) -> dict[str, torch.Tensor]:
     """Three updates on data of one's own; all weights afterwards."""
     name, space = CASES[case]
-    loss = nnunet_loss(space if name == MEAN_TEACHER else with_ignore_label(space))
+    loss = nnunet_loss(space if name == MEAN_TEACHER else space.with_ignore_label())
     loss.weight_factors = tuple(w / 1.500001 for w in (1.0, 0.5, 1e-6))  # nnU-Net's under DDP
     method = (
         MeanTeacher(MeanTeacherConfig(), loss, space, True)

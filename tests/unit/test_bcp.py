@@ -14,7 +14,7 @@ from torch import nn
 from nnunet_ssl.errors import ConfigError
 from nnunet_ssl.methods import bcp
 from nnunet_ssl.methods.base import total_loss
-from nnunet_ssl.methods.bcp import BCP, BCPConfig, largest_components, masked_target, with_ignore_label
+from nnunet_ssl.methods.bcp import BCP, BCPConfig, largest_components
 from nnunet_ssl.nn.ema import STUDENT, TEACHER, num_updates, teacher_and_student, update_teacher
 from nnunet_ssl.nn.multi_decoder import TRAINING_ONLY
 from tests.unit.toy import (
@@ -39,7 +39,7 @@ HALF = SHAPES[2][1] // 2
 
 
 def method(space=TASKS, deep_supervision=True, **options):
-    loss = nnunet_loss(with_ignore_label(space), deep_supervision)
+    loss = nnunet_loss(space.with_ignore_label(), deep_supervision)
     full_loss = loss.loss if deep_supervision else loss
     return BCP(BCPConfig(**options), loss, full_loss, space, deep_supervision)
 
@@ -385,43 +385,6 @@ def test_largest_component_can_be_left_out():
     assert largest[0, 0].tolist() == (torch.tensor(B) == 1).long().tolist()
 
 
-# Masked targets
-
-
-def test_masked_label_map():
-    keep = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
-    keep[..., :2] = True
-    space = with_ignore_label(ORGAN)
-    assert space.ignore_label == 2
-    target = torch.ones(1, 1, 4, 4, dtype=torch.int16)
-    assert masked_target(target, keep, space)[0, 0].tolist() == [[1, 1, 2, 2]] * 4
-    half = masked_target(target[..., ::2, ::2], keep, space)
-    assert half[0, 0].tolist() == [[1, 2]] * 2 and half.dtype == torch.int16
-
-
-@pytest.mark.parametrize("dtype", [torch.bool, torch.int16, torch.float32])
-def test_masked_regions_get_a_channel_or_extend_it(dtype):
-    keep = torch.zeros(1, 1, 2, 4, dtype=torch.bool)
-    keep[..., :2] = True
-    space = with_ignore_label(SPACES["regions"])
-    target = torch.ones(1, 2, 2, 4).to(dtype)
-    without = masked_target(target, keep, space)
-    assert without.dtype == dtype and without.shape == (1, 3, 2, 4)
-    assert without[0, 2].int().tolist() == [[0, 0, 1, 1]] * 2
-    ignored = torch.zeros(1, 1, 2, 4).to(dtype)
-    ignored[..., 0, 0] = 1
-    extended = masked_target(torch.cat([target, ignored], 1), keep, space)
-    assert extended[0, 2].int().tolist() == [[1, 0, 1, 1], [0, 0, 1, 1]]
-    assert torch.equal(extended[:, :2], target)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("classes", 4), ("ignore", 3), ("tasks", 4), ("regions", 3), ("region_tasks", 4)]
-)
-def test_the_ignore_label_is_the_datasets_or_the_next_value(name, value):
-    assert with_ignore_label(SPACES[name]).ignore_label == value
-
-
 # Warm-up
 
 
@@ -432,16 +395,11 @@ def test_warm_up_is_nnunets_loss_of_labelled_mixes(monkeypatch):
     images, targets = batch.labeled.clone(), [t.clone() for t in batch.targets]
     for target, source in [(images, batch.labeled), *zip(targets, batch.targets, strict=True)]:
         half = source.shape[-1] // 2
-        target[..., :half] = source[[1, 2, 0]][..., :half]
+        target[..., :half] = source[[2, 0, 1]][..., :half]
     expected = nnunet_loss(space)(network(images), targets)
     taught = method(space, bcp_probability=1.0)
     terms = step(taught, network, replace(batch, unlabeled=None), progress=0.0)
     assert terms["labeled"][0].item() == pytest.approx(expected.item(), rel=1e-6)
-
-
-def test_warm_up_mixes_within_a_task():
-    assert bcp._next_of_same_task(torch.tensor([0, 1, 0, 1, 1])).tolist() == [2, 3, 0, 4, 1]
-    assert bcp._next_of_same_task(torch.tensor([1, 0])).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(("progress", "terms"), [(0.0, 1), (0.2999, 1), (0.3, 3), (1.0, 3)])

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
 
-from nnunet_ssl.masks import leave_whole, mix, resize_masks, sample_masks
+from nnunet_ssl.masks import leave_whole, mix, resize_masks, same_task_partners, sample_masks
 from tests.unit.toy import generator
 
 KINDS = ["box", "random", "slice"]
@@ -203,3 +203,13 @@ def test_some_masks_leave_images_whole(dtype):
     assert torch.equal(left[~whole], masks[~whole])
     assert torch.equal(leave_whole(masks, 1, generator()), masks)
     assert leave_whole(masks, 0, generator()).bool().all()
+
+
+@pytest.mark.parametrize("tasks", [[0], [0, 0], [0, 1, 0, 1], [2, 1, 2, 2, 0]])
+def test_partners_are_a_permutation_within_each_task(tasks):
+    tasks = torch.tensor(tasks)
+    partner = same_task_partners(tasks)
+    assert torch.equal(partner.sort().values, torch.arange(len(tasks)))
+    assert torch.equal(tasks[partner], tasks)
+    alone = torch.stack([(tasks == t).sum() == 1 for t in tasks])
+    assert torch.equal(partner == torch.arange(len(tasks)), alone)

@@ -14,7 +14,7 @@ from nnunet_ssl.errors import ConfigError
 from nnunet_ssl.masks import cube_grid_masks
 from nnunet_ssl.methods import CONFIGS, pick
 from nnunet_ssl.methods.base import Batch, total_loss
-from nnunet_ssl.methods.pick import AUXILIARY, MIM, PICK, PICKConfig, same_task_partners
+from nnunet_ssl.methods.pick import AUXILIARY, MIM, PICK, PICKConfig
 from nnunet_ssl.methods.supervised import Supervised
 from nnunet_ssl.nn.multi_decoder import MultiDecoderUNet, detached_decoder
 from nnunet_ssl.ramps import gaussian_ramp
@@ -441,16 +441,6 @@ def test_cutmix_probability():
         images, _, batch = mixed_step(space, tasks, 0.5, seed)
         mixed += int((images != batch.labeled).flatten(1).any(1).sum())
     assert 50 <= mixed <= 95  # of 160; a box of any size can miss what differs
-
-
-@pytest.mark.parametrize("tasks", [[0], [0, 0], [0, 1, 0, 1], [2, 1, 2, 2, 0]])
-def test_partners_are_a_permutation_within_each_task(tasks):
-    tasks = torch.tensor(tasks)
-    partner = same_task_partners(tasks)
-    assert torch.equal(partner.sort().values, torch.arange(len(tasks)))
-    assert torch.equal(tasks[partner], tasks)
-    alone = torch.stack([(tasks == t).sum() == 1 for t in tasks])
-    assert torch.equal(partner == torch.arange(len(tasks)), alone)
 
 
 # Masks of Table 7

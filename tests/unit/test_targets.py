@@ -182,3 +182,40 @@ def test_hard_prediction_has_nnunets_form():
     )
     regions = SPACES["regions_ignore"].hard(logits[:, :2] - 0.3)
     assert regions[..., 0].tolist() == [[[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]]]  # no voxel is ignored
+
+
+# Masked targets
+
+
+def test_masked_label_map():
+    keep = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    keep[..., :2] = True
+    space = SPACES["one_class"].with_ignore_label()
+    assert space.ignore_label == 2
+    target = torch.ones(1, 1, 4, 4, dtype=torch.int16)
+    assert space.masked(target, keep)[0, 0].tolist() == [[1, 1, 2, 2]] * 4
+    half = space.masked(target[..., ::2, ::2], keep)
+    assert half[0, 0].tolist() == [[1, 2]] * 2 and half.dtype == torch.int16
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int16, torch.float32])
+def test_masked_regions_get_a_channel_or_extend_it(dtype):
+    keep = torch.zeros(1, 1, 2, 4, dtype=torch.bool)
+    keep[..., :2] = True
+    space = SPACES["regions"].with_ignore_label()
+    target = torch.ones(1, 2, 2, 4).to(dtype)
+    without = space.masked(target, keep)
+    assert without.dtype == dtype and without.shape == (1, 3, 2, 4)
+    assert without[0, 2].int().tolist() == [[0, 0, 1, 1]] * 2
+    ignored = torch.zeros(1, 1, 2, 4).to(dtype)
+    ignored[..., 0, 0] = 1
+    extended = space.masked(torch.cat([target, ignored], 1), keep)
+    assert extended[0, 2].int().tolist() == [[1, 0, 1, 1], [0, 0, 1, 1]]
+    assert torch.equal(extended[:, :2], target)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("classes", 4), ("ignore", 3), ("tasks", 4), ("regions", 3), ("region_tasks", 4)]
+)
+def test_the_ignore_label_is_the_datasets_or_the_next_value(name, value):
+    assert SPACES[name].with_ignore_label().ignore_label == value
