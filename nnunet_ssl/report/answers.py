@@ -116,7 +116,7 @@ def headline(found: Sequence[Answer], results: Results) -> str:
         text = (
             f"Yes{_by_one_seed(best)}: {short_name(best.method)} gains {points(best.dice.difference)} Dice "
             f"points with {results.name_of_labels(best.labeled)}"
-            + ("." if math.isnan(share) else f", {share:.0%} of the gap to all labels.")
+            + ("." if math.isnan(share) else f", {percent(share)} of the gap to all labels.")
         )
         others = len(found) - len(gains)
         worse = f", {len(losses)} of them a loss" if losses else ""
@@ -145,6 +145,11 @@ def signed(difference: float) -> str:
         return "-"
     text = f"{100 * difference:+.1f}"
     return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "\N{MINUS SIGN}")
+
+
+def percent(share: float) -> str:
+    """A share, which may be negative; the minus as in ``signed``."""
+    return "-" if math.isnan(share) else f"{share:.0%}".replace("-", "\N{MINUS SIGN}")
 
 
 def bounds(low: float, high: float) -> str:
@@ -195,7 +200,7 @@ def _verdict_text(answer: Answer) -> str:
     if answer.verdict == "no gain shown":
         return f"No gain shown{_why_not(answer)}."
     share = answer.share_of_gap
-    gap = "" if math.isnan(share) else f": {share:.0%} of the gap to all labels"
+    gap = "" if math.isnan(share) else f": {percent(share)} of the gap to all labels"
     return f"Gain{_by_one_seed(answer)}{gap}."
 
 

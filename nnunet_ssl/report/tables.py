@@ -14,7 +14,7 @@ from nnunet_ssl.evaluation import bootstrap
 from nnunet_ssl.evaluation.compare import OVERALL, compare
 from nnunet_ssl.evaluation.metrics import METRICS
 from nnunet_ssl.evaluation.scores import SMALLER_IS_BETTER, Scores
-from nnunet_ssl.report.answers import Answer, bounds, p_value, points, sentence, signed
+from nnunet_ssl.report.answers import Answer, bounds, p_value, percent, points, sentence, signed
 from nnunet_ssl.report.results import Results, short_name
 
 Condition = Callable[[Scores], NDArray[np.bool_]]
@@ -32,7 +32,7 @@ def answer_tables(found: Sequence[Answer], results: Results) -> list[dict[str, A
 
 
 def _answer_cells(answer: Answer) -> list[str]:
-    dice, share = answer.dice, answer.share_of_gap
+    dice = answer.dice
     each = ", ".join(f"{s}: {signed(d)}" for s, d in zip(answer.seeds, answer.by_seed, strict=True))
     return [
         short_name(answer.method),
@@ -41,7 +41,7 @@ def _answer_cells(answer: Answer) -> list[str]:
         f"{signed(dice.difference)} {bounds(dice.low, dice.high)}",
         p_value(answer.p),
         each,
-        "-" if math.isnan(share) else f"{share:.0%}",
+        percent(answer.share_of_gap),
         answer.verdict,
     ]
 

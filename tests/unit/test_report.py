@@ -6,6 +6,7 @@ import argparse
 import base64
 import dataclasses
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from nnunet_ssl.benchmark.plan import ALL, BASELINE, Fold, Plan, Run, Settings, 
 from nnunet_ssl.benchmark.workplace import Workplace
 from nnunet_ssl.commands import report
 from nnunet_ssl.errors import DataError
-from nnunet_ssl.report.answers import answers, bounds, headline, p_value, points, sentence, signed
+from nnunet_ssl.report.answers import answers, bounds, headline, p_value, percent, points, sentence, signed
 from nnunet_ssl.report.forest import difference_plot, watching_plot
 from nnunet_ssl.report.headroom import headroom, headroom_notes
 from nnunet_ssl.report.overlays import chosen_cases, overlay_picture
@@ -216,6 +217,7 @@ def test_words_for_numbers() -> None:
     assert (signed(0.019), signed(-0.004), signed(-0.0001)) == ("+1.9", "\u22120.4", "0.0")
     assert bounds(-0.01, 0.031) == "[\u22121.0, 3.1]"
     assert (p_value(0.0004), p_value(0.0041), p_value(float("nan"))) == ("< 0.001", "0.004", "-")
+    assert [percent(s) for s in (0.274, -0.15, math.nan)] == ["27%", "\u221215%", "-"]
 
 
 def test_fractions_are_named_with_their_cases(tmp_path: Path) -> None:
