@@ -41,6 +41,9 @@ class TrainingConfig:
         optimizer: ``sgd`` (momentum 0.99, Nesterov) or ``adam`` or ``adamw``.
         lr_schedule: ``poly`` (exponent 0.9) or ``constant``.
         oversample_foreground_percent: share of labelled patches that surely hold foreground.
+        mirror_axes: axes of the patch that augmentation and prediction may mirror; ``None`` for nnU-Net's
+            choice, all of them. Where labels tell left from right leave that axis out: mirrored, a left
+            organ looks like a right one.
         save_every: epochs between two checkpoints.
         preview_every: epochs between two strips of pictures in the fold's folder, for methods that draw some;
             0 for none.
@@ -60,6 +63,7 @@ class TrainingConfig:
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     lr_schedule: Literal["poly", "constant"] = "poly"
     oversample_foreground_percent: float = 0.33
+    mirror_axes: tuple[int, ...] | None = None
     save_every: int = 50
     preview_every: int = 50
     monitor_batches: int = 8
@@ -75,6 +79,8 @@ class TrainingConfig:
         check_range("initial_lr", self.initial_lr, low=0, open_low=True)
         check_range("weight_decay", self.weight_decay, low=0)
         check_range("oversample_foreground_percent", self.oversample_foreground_percent, low=0, high=1)
+        for axis in self.mirror_axes or ():
+            check_range("mirror_axes", axis, low=0, high=2)
         if self.unlabeled_batch_size is not None:
             check_range("unlabeled_batch_size", self.unlabeled_batch_size, low=1)
         if self.seed is not None:

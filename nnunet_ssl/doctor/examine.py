@@ -38,6 +38,7 @@ CHECKS: tuple[Callable[[Study], list[Finding]], ...] = (
     labels.check_values,
     labels.check_tasks,
     labels.check_blank,
+    labels.check_sides,
     splits.check_parts,
     splits.check_folds,
     labels.check_classes,

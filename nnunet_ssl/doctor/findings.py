@@ -12,9 +12,9 @@ from nnunet_ssl.errors import ConfigError
 
 CHECKS = (
     "file-names missing-channel orphan-label missing-label unreadable dataset-json no-cases channels "
-    "dimension channel-geometry label-geometry label-values foreign-labels no-task blank-label two-parts "
-    "stale-split absent-task absent-class duplicate look-alike torn-patient nan constant drift intensity "
-    "orientation spacing field-of-view disk memory graphics-memory"
+    "dimension channel-geometry label-geometry label-values foreign-labels no-task blank-label sides "
+    "two-parts stale-split absent-task absent-class duplicate look-alike torn-patient nan constant drift "
+    "intensity orientation spacing field-of-view disk memory graphics-memory"
 ).split()
 
 

@@ -97,8 +97,7 @@ class SSLTrainer(nnUNetTrainer, ABC):
         if self.is_cascaded:
             raise ConfigError(
                 f"{type(self).__name__} cannot train '{configuration}': the cascade's second stage takes a "
-                "segmentation "
-                "as input, which unlabelled scans lack. Use 3d_fullres or 3d_lowres."
+                "segmentation as input, which unlabelled scans lack. Use 3d_fullres or 3d_lowres."
             )
         if os.environ.pop(TASK_VARIABLE, None):
             self.print_to_log_file(f"{TASK_VARIABLE} concerns prediction only and is ignored in training.")
@@ -222,6 +221,19 @@ class SSLTrainer(nnUNetTrainer, ABC):
         if self._validated_task is not None:
             val = [case for case in val if self.task_table.task_of(case) == self._validated_task]
         return list(train), list(val)
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:  # noqa: N802
+        """nnU-Net's choice, but for the axes to mirror if an option names them."""
+        rotation, dummy_2d, size, axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        wanted = self.training_config.mirror_axes
+        if wanted is not None:
+            if not set(wanted) <= set(axes):
+                raise ConfigError(
+                    f"mirror_axes={','.join(map(str, wanted))}: {self.configuration_name} has the axes "
+                    f"{', '.join(map(str, axes))}. Name some of these, or () for none."
+                )
+            axes = self.inference_allowed_mirroring_axes = tuple(sorted(set(wanted))) or None
+        return rotation, dummy_2d, size, axes
 
     def get_dataloaders(self) -> tuple[TwoStream, Augmenter]:
         """Labelled and unlabelled training batches, and nnU-Net's validation batches."""

@@ -178,7 +178,46 @@ def test_plans_without_our_block_mean_defaults(make_trainer: Make) -> None:
     assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.initial_lr) == (1000, 250, 1e-2)
 
 
+@pytest.mark.parametrize(("wanted", "axes"), [(None, (0, 1, 2)), ([1, 0], (0, 1)), ([], None)])
+def test_axes_to_mirror(
+    make_trainer: Make,
+    here: Workspace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: list[int] | None,
+    axes: tuple[int, ...] | None,
+) -> None:
+    """Labelled and unlabelled patches are mirrored alike, and so is prediction, by the checkpoint."""
+    asked, stock = [], nnUNetTrainer.get_training_transforms
+
+    def transforms(size: Any, rotation: Any, scales: Any, mirror: Any, *rest: Any, **named: Any) -> Any:
+        asked.append(mirror)
+        return stock(size, rotation, scales, mirror, *rest, **named)
+
+    monkeypatch.setattr(nnUNetTrainer, "get_training_transforms", staticmethod(transforms))
+    with mirroring(here, wanted):
+        trainer = make_trainer(ONE, VERSEMI)
+    losses(trainer, 1)
+    assert set(asked) == {axes} and len(asked) >= 2
+    trainer.save_checkpoint(str(tmp_path / "checkpoint.pth"))
+    checkpoint = torch.load(tmp_path / "checkpoint.pth", weights_only=False)
+    assert checkpoint["inference_allowed_mirroring_axes"] == axes
+
+
+def mirroring(here: Workspace, axes: list[int] | None) -> Any:
+    """Plans ``small`` that say which axes to mirror."""
+    plans = here.preprocessed(ONE) / "small.json"
+    return edited(plans, lambda p: p["nnunet_ssl"]["options"].update(mirror_axes=axes))
+
+
 # Bad input, each before training
+
+
+def test_an_axis_that_patches_lack(make_trainer: Make, here: Workspace) -> None:
+    with mirroring(here, [2]):
+        trainer = make_trainer(ONE, SUPERVISED, configuration="2d")
+    with pytest.raises(ConfigError, match="mirror_axes=2: 2d has the axes 0, 1"):
+        trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
 
 
 def test_unknown_option(make_trainer: Make, here: Workspace) -> None:

@@ -74,6 +74,7 @@ def test_unknown_options_are_errors_that_list_the_known():
             "0 <= oversample_foreground_percent <= 1, got 1.5",
         ),
         (TrainingConfig, {"optimizer": "lion"}, "expected one of sgd, adam, adamw, got 'lion'"),
+        (TrainingConfig, {"mirror_axes": [0, 3]}, "expected 0 <= mirror_axes <= 2, got 3"),
         (TrainingConfig, {"unlabeled_batch_size": 0}, "expected 1 <= unlabeled_batch_size, got 0"),
         (TrainingConfig, {"seed": "x"}, r"seed: expected int \| None, got 'x'"),
         (Method, {"window": [0.3]}, "window: expected 2 values, got 1"),
@@ -106,6 +107,8 @@ def test_wrong_values_are_named(config, options, message):
         ("[0.3, 0.7]", tuple[float, float], (0.3, 0.7)),
         ("8,16,32", tuple[int, ...], (8, 16, 32)),
         ("(8, 16)", tuple[int, ...], (8, 16)),
+        ("(2,)", tuple[int, ...] | None, (2,)),
+        ("()", tuple[int, ...] | None, ()),
         ("a=b", str, "a=b"),
     ],
 )

@@ -85,6 +85,18 @@ def test_blank_is_judged_on_the_own_task():
     assert "of task 'Heart'" in findings[0].found
 
 
+def test_labels_of_both_sides_are_a_note():
+    json = {"labels": {"background": 0, "Left lung": 1, "right lung": 2, "left_atrium": 3}}
+    (finding,) = labels.check_sides(study(GOOD, dataset_json=json))
+    assert str(finding.severity) == "note" and "(Left lung and right lung)" in finding.found
+    assert "mirror_axes=0,1" in finding.todo
+
+
+def test_labels_of_one_side_are_fine():
+    json = {"labels": {"background": 0, "left_atrium": 1, "cleft": 2}}
+    assert labels.check_sides(study(GOOD, dataset_json=json)) == []
+
+
 def test_absent_class_names_the_folds():
     cases = [case("a", values=(0, 1)), case("b", values=(0, 1, 2)), case("c", values=(0, 1, 2))]
     split = [fold("0", ["a"], ["b"], ["c"]), fold("1", ["b"], ["a", "c"]), fold("2", ["a"], ["c"])]

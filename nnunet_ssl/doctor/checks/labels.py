@@ -75,6 +75,21 @@ def check_blank(study: Study) -> list[Finding]:
     return findings
 
 
+def check_sides(study: Study) -> list[Finding]:
+    """Labels of both sides, which nnU-Net's mirroring makes look alike."""
+    names = {prompt.label.lower(): prompt.label for prompt in study.table.prompts}
+    pairs = [
+        f"{name} and {names[other]}"
+        for lower, name in names.items()
+        if "left" in lower and (other := lower.replace("left", "right")) in names
+    ]
+    if not pairs:
+        return []
+    found = f"Labels tell left from right ({', '.join(pairs)}), but nnU-Net mirrors all axes of a patch."
+    todo = "Leave out the left-right axis, in axial scans the last: configure --set mirror_axes=0,1."
+    return [Finding(Severity.NOTE, "sides", found, todo)]
+
+
 def check_classes(study: Study) -> list[Finding]:
     """Tasks and classes without any labelled training case in a fold, and classes that validation lacks."""
     return [
