@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 from nnunet_ssl.benchmark.plan import ALL, Fold, Plan, Settings, Wish
@@ -11,9 +12,11 @@ from nnunet_ssl.conversion.split import (
     Cases,
     SplitRequest,
     group_cases,
+    group_key,
     make_splits,
     parse_labeled,
 )
+from nnunet_ssl.data.layout import IMAGES_UNLABELED
 from nnunet_ssl.errors import ConfigError, DataError
 
 # Choosing test cases has a seed of its own, so that all seeds are tested on the same ones.
@@ -21,7 +24,7 @@ _TEST_SEED = 0
 
 
 def make_plan(
-    settings: Settings, wish: Wish, cases: Cases, tests: Sequence[Sequence[str]], bare: int = 0
+    settings: Settings, wish: Wish, cases: Cases, tests: Sequence[Sequence[str]], bare: Iterable[str] = ()
 ) -> tuple[Plan, list[str]]:
     """Draw the folds of a new benchmark.
 
@@ -29,11 +32,11 @@ def make_plan(
         settings: what stays the same.
         wish: what is compared.
         cases: the labelled cases of the dataset.
-        tests: test cases of each part; those that are among ``cases`` are taken out of them.
-        bare: number of scans in ``imagesUn``.
+        tests: test cases of each part. No case of their groups is trained on.
+        bare: scans in ``imagesUn``; those of a group that any part tests are left out of all.
 
     Returns:
-        The plan, and sentences about numbers of labels that were dropped.
+        The plan, and sentences about what was left out.
 
     Raises:
         DataError: the cases do not suffice.
@@ -41,12 +44,17 @@ def make_plan(
     """
     wish = dataclasses.replace(wish, labeled=(*_canonical(wish.labeled), ALL))
     folds: list[Fold] = []
-    notes: list[str] = []
+    bare = sorted(bare)
+    left = [_untested(cases.task_of, test, settings.group_regex) for test in tests]
+    kept = _untested(bare, itertools.chain(*tests), settings.group_regex)
+    notes = _left_out(bare, kept, IMAGES_UNLABELED)
+    if settings.test == "imagesTs":
+        notes += _left_out(cases.task_of, left[0], "imagesTr")
     drawn = {
         label: [
-            _draw(settings, _without(cases, test), part, seed, label)
+            _draw(settings, cases.only(own), part, seed, label)
             for seed in wish.seeds
-            for part, test in enumerate(tests)
+            for part, own in enumerate(left)
         ]
         for label in wish.labeled
     }
@@ -54,7 +62,7 @@ def make_plan(
         folds += drawn[label]
     order = {seed: i for i, seed in enumerate(wish.seeds)}
     folds.sort(key=lambda fold: (order[fold.seed], fold.part))
-    return Plan(settings, wish, tuple(tuple(test) for test in tests), tuple(folds), bare), notes
+    return Plan(settings, wish, tuple(tuple(test) for test in tests), tuple(folds), tuple(kept)), notes
 
 
 def grow_plan(old: Plan, new: Plan) -> Plan:
@@ -75,6 +83,12 @@ def grow_plan(old: Plan, new: Plan) -> Plan:
             "The test cases differ from those that the benchmark in this folder was made with: the dataset "
             "has changed. Name another folder with -o."
         )
+    if old.bare != new.bare:
+        more, less = set(new.bare) - set(old.bare), set(old.bare) - set(new.bare)
+        raise ConfigError(
+            f"{IMAGES_UNLABELED} has {len(more)} scan(s) more and {len(less)} less than when the benchmark "
+            "in this folder was made, so new runs would not be comparable. Name another folder with -o."
+        )
     known = {fold.key: fold for fold in old.folds}
     for fold in new.folds:
         if fold.key in known and known[fold.key] != fold:
@@ -83,7 +97,7 @@ def grow_plan(old: Plan, new: Plan) -> Plan:
                 "the dataset has changed. Name another folder with -o."
             )
     added = tuple(fold for fold in new.folds if fold.key not in known)
-    return Plan(old.settings, old.wish.joined(new.wish), old.tests, old.folds + added, new.bare)
+    return Plan(old.settings, old.wish.joined(new.wish), old.tests, old.folds + added, old.bare)
 
 
 def choose_tests(
@@ -145,10 +159,20 @@ def _named_tests(cases: Cases, text: str, group_regex: str | None) -> list[str]:
     return chosen
 
 
-def _without(cases: Cases, test: Iterable[str]) -> Cases:
-    left_out = set(test)
-    kept = {case: task for case, task in cases.task_of.items() if case not in left_out}
-    return Cases(kept, cases.task_names)
+def _untested(cases: Iterable[str], test: Iterable[str], group_regex: str | None) -> list[str]:
+    """Cases of no group that has a test case."""
+    tested = {group_key(case, group_regex) for case in test}
+    return [case for case in cases if group_key(case, group_regex) not in tested]
+
+
+def _left_out(cases: Iterable[str], kept: Sequence[str], folder: str) -> list[str]:
+    gone = sorted(set(cases) - set(kept))
+    if not gone:
+        return []
+    names = ", ".join(gone[:5]) + (", ..." if len(gone) > 5 else "")
+    return [
+        f"{len(gone)} scan(s) of {folder} are left out, since they or their patients are tested: {names}."
+    ]
 
 
 def _draw(settings: Settings, cases: Cases, part: int, seed: int, labeled: str) -> Fold:
@@ -161,8 +185,8 @@ def _draw(settings: Settings, cases: Cases, part: int, seed: int, labeled: str) 
 
 def _canonical(labeled: Iterable[str]) -> list[str]:
     """``8``, ``0.1``: one text for each number, in order of appearance, without ``all``."""
-    values = dict.fromkeys(parse_labeled(text) for text in labeled)
-    return [str(value) for value in values if value != 1.0 or isinstance(value, int)]
+    values = [parse_labeled(text) for text in labeled]  # 1 is a case, 1.0 all of them
+    return list(dict.fromkeys(str(value) for value in values if value != 1.0 or isinstance(value, int)))
 
 
 def _distinct(drawn: Mapping[str, Sequence[Fold]], notes: list[str]) -> list[str]:

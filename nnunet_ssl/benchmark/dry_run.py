@@ -41,7 +41,7 @@ def describe(place: Workplace, plan: Plan, source: Source, plans: dict[str, Any]
         time = _untried(todo, tried, asked, device)
     else:
         time = f"about {clock(known[0])} ({known[1]})"
-    sizes = [(len(fold.train), len(fold.unlabeled) + plan.bare) for fold in plan.folds]
+    sizes = [(len(fold.train), len(fold.unlabeled) + len(plan.bare)) for fold in plan.folds]
     tests = " + ".join(str(len(part)) for part in plan.tests)
     return (
         f"{overview(runs, place, sizes, asked)}\n"

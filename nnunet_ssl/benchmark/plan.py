@@ -117,14 +117,14 @@ class Plan:
         wish: what is compared.
         tests: test cases of each part; one part unless ``settings.folds``.
         folds: see ``Fold``.
-        bare: number of scans in ``imagesUn``.
+        bare: the scans of ``imagesUn`` that are used.
     """
 
     settings: Settings
     wish: Wish
     tests: tuple[tuple[str, ...], ...]
     folds: tuple[Fold, ...]
-    bare: int = 0
+    bare: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """For ``benchmark.json``."""
@@ -141,7 +141,7 @@ class Plan:
             folds = tuple(Fold(**_with_tuples(fold)) for fold in content["folds"])
             tests = tuple(tuple(part) for part in content["tests"])
             wish = Wish(**_with_tuples(content["wish"]))
-            return cls(Settings(**content["settings"]), wish, tests, folds, content["bare"])
+            return cls(Settings(**content["settings"]), wish, tests, folds, tuple(content["bare"]))
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"This benchmark.json was not written by 'nnUNetv2_ssl benchmark' ({error})."

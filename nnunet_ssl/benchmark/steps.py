@@ -56,7 +56,7 @@ class Steps:
 
     def before_all(self) -> list[Step]:
         """What all runs share: scans of imagesUn are preprocessed once."""
-        if not self.source.bare:
+        if not self.plan.bare:
             return []
         settings = self.place.settings
         argv = ["nnUNetv2_ssl", "preprocess", "-d", self._id, "-c", settings.configuration]
@@ -161,7 +161,8 @@ class Steps:
     def _unlabeled(self, run: Run) -> dict[str, list[Path]]:
         """Scans without a label: hidden ones and imagesUn; scans of unknown task cannot get a label."""
         hidden = {c: list(self.source.training[c][0]) for c in self.plan.folds[run.fold].unlabeled}
-        bare = {c: list(f) for c, f in self.source.bare.items() if self.source.tasks.known_task_of(c) >= 0}
+        known = [case for case in self.plan.bare if self.source.tasks.known_task_of(case) >= 0]
+        bare = {case: list(self.source.bare[case]) for case in known}
         return hidden | bare
 
     def _build_retraining(self, run: Run, folder: Path, base: str, plans: str) -> None:

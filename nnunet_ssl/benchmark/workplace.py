@@ -25,7 +25,7 @@ from nnunet_ssl.conversion.dataset_json import read_dataset_json, read_json, wri
 from nnunet_ssl.conversion.merge_files import place_file
 from nnunet_ssl.conversion.plans import configure_plans, read_plans, resolve_configuration
 from nnunet_ssl.conversion.split import SPLITS_FILE, UNLABELED
-from nnunet_ssl.data.layout import IMAGES_UNLABELED, check_disjoint
+from nnunet_ssl.data.layout import IMAGES_UNLABELED
 from nnunet_ssl.errors import ConfigError, DataError
 
 PLAN_FILE = "benchmark.json"
@@ -104,10 +104,8 @@ def check(place: Workplace, plan: Plan, source: Source) -> tuple[dict[str, Any],
 
     Raises:
         ConfigError: the plans have changed since the folder was made.
-        DataError: cases are not preprocessed, or a scan of imagesUn is a test case.
+        DataError: cases are not preprocessed.
     """
-    for test in plan.tests:
-        check_disjoint(source.bare, IMAGES_UNLABELED, test=test)
     plans = read_plans(source.preprocessed, place.settings.plans)
     copy = place.preprocessed / f"{place.settings.plans}.json"
     if copy.is_file() and read_json(copy) != plans:
@@ -121,6 +119,8 @@ def check(place: Workplace, plan: Plan, source: Source) -> tuple[dict[str, Any],
 def prepare(place: Workplace, plan: Plan, source: Source, known: Sequence[type]) -> None:
     """Make or complete the folder; what is there already stays.
 
+    ``benchmark.json`` comes first, so that the same command completes what was interrupted.
+
     Args:
         place: where.
         plan: what is compared.
@@ -129,19 +129,19 @@ def prepare(place: Workplace, plan: Plan, source: Source, known: Sequence[type])
 
     Raises:
         ConfigError: the plans have changed since the folder was made.
-        DataError: cases are not preprocessed, or a scan of imagesUn is a test case.
+        DataError: cases are not preprocessed.
     """
     plans, links = check(place, plan, source)
     place.raw.mkdir(parents=True, exist_ok=True)
+    write_json_atomically(place.folder / PLAN_FILE, plan.to_json())
     _link_preprocessed(place, source, links)
     _write_plans(place, plan, plans, known)
     _link_tests(place, plan, source)
     write_json_atomically(place.raw / "dataset.json", _plain(source.dataset_json))
-    if source.bare:
-        link_files({files[0].parent: place.raw / IMAGES_UNLABELED for files in source.bare.values()})
+    for case in plan.bare:  # not the folder: what the user adds to his would change later runs
+        link_images(source.bare[case], place.raw / IMAGES_UNLABELED, case, source.ending)
     folds = [{"train": f.train, "val": f.val, UNLABELED: f.unlabeled} for f in plan.folds]
     write_json_atomically(place.preprocessed / SPLITS_FILE, folds)
-    write_json_atomically(place.folder / PLAN_FILE, plan.to_json())
 
 
 def link_files(links: Mapping[Path, Path]) -> None:
@@ -149,10 +149,7 @@ def link_files(links: Mapping[Path, Path]) -> None:
     for source, target in links.items():
         if not os.path.lexists(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            if source.is_dir():
-                os.symlink(source.resolve(), target, target_is_directory=True)
-            else:
-                place_file(source, target, copy=False)
+            place_file(source, target, copy=False)
 
 
 def link_images(files: Sequence[Path], folder: Path, case: str, ending: str) -> None:
@@ -168,15 +165,14 @@ def _plain(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
 def _preprocessed_links(
     place: Workplace, plan: Plan, source: Source, plans: Mapping[str, Any]
 ) -> dict[Path, Path]:
-    """Links to all preprocessed cases but fixed test cases: what is not there cannot leak.
+    """Links to all preprocessed cases that a fold names: what is not there cannot leak.
 
     Raises:
         DataError: cases are not preprocessed.
     """
     identifier = resolve_configuration(plans, place.settings.configuration)["data_identifier"]
-    left_out = set(plan.tests[0]) if len(plan.tests) == 1 else set()
     links, found = {}, set()
-    cases = {case for case in source.training if case not in left_out}
+    cases = {case for fold in plan.folds for case in (*fold.train, *fold.val, *fold.unlabeled)}
     data = source.preprocessed / identifier
     for file in sorted(data.iterdir()) if data.is_dir() else []:
         case = file.stem if file.stem in cases else file.stem.removesuffix("_seg")

@@ -201,7 +201,7 @@ def _planned(place: Workplace, settings: Settings, wish: Wish, source: Source) -
     if not wish.labeled:
         raise ConfigError("--labeled: name at least one number of labelled cases, such as --labeled 4 8 0.1.")
     tests = choose_tests(cases, settings.test, settings.folds, settings.group_regex, source.test)
-    plan, notes = make_plan(settings, wish, cases, tests, len(source.bare))
+    plan, notes = make_plan(settings, wish, cases, tests, source.bare)
     return (plan if old is None else grow_plan(old, plan)), notes
 
 

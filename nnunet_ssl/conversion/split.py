@@ -74,6 +74,10 @@ class Cases:
     task_of: Mapping[str, int]
     task_names: Sequence[str]
 
+    def only(self, cases: Iterable[str]) -> Cases:
+        """Some of them."""
+        return Cases({case: self.task_of[case] for case in cases}, self.task_names)
+
 
 @dataclass(frozen=True)
 class Group:
@@ -205,7 +209,7 @@ def group_cases(cases: Cases, regex: str | None) -> list[Group]:
     """
     members: dict[str, list[str]] = {}
     for case in sorted(cases.task_of):
-        members.setdefault(_group_key(case, regex), []).append(case)
+        members.setdefault(group_key(case, regex), []).append(case)
     return [Group(key, tuple(ids), Counter(cases.task_of[c] for c in ids)) for key, ids in members.items()]
 
 
@@ -305,7 +309,13 @@ def _check_whole_groups(request: SplitRequest, groups: Iterable[Group]) -> None:
             )
 
 
-def _group_key(case: str, regex: str | None) -> str:
+def group_key(case: str, regex: str | None) -> str:
+    """Which group a case belongs to; without ``regex`` its own.
+
+    Raises:
+        ConfigError: ``regex`` is no regular expression.
+        DataError: ``regex`` does not match the case.
+    """
     if regex is None:
         return case
     try:

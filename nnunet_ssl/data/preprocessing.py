@@ -243,5 +243,5 @@ def _write_manifest(folder: Path, fingerprint: str, cases: dict[str, Any]) -> No
 
 def _remove_leftovers(folder: Path, keep: set[str]) -> None:
     for path in folder.glob("*.b2nd"):
-        if path.stem not in keep:
+        if path.stem not in keep and not path.name.startswith("."):  # of another process, see _save
             path.unlink(missing_ok=True)

@@ -38,7 +38,7 @@ def facts(results: Results) -> list[Row]:
             f"{tests} ({how}), in no training set, not among the unlabelled, not in the validation",
         ),
         ("test-time mirroring", "yes" if settings.mirroring else "no"),
-        ("scans in imagesUn", str(plan.bare)),
+        ("scans in imagesUn", str(len(plan.bare))),
     ]
     if settings.group_regex:
         rows.append(("cases kept together by", settings.group_regex))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ TWO = Cases({f"{t}_{i:02d}": k for k, t in enumerate("AB") for i in range(20)}, 
 SETTINGS = Settings("Dataset901_One", "3d_fullres", "small")
 
 
-def draw(wish: Wish, cases: Cases = ONE, bare: int = 0, **settings: Any) -> tuple[Plan, list[str]]:
+def draw(wish: Wish, cases: Cases = ONE, bare: Sequence[str] = (), **settings: Any) -> tuple[Plan, list[str]]:
     chosen = dataclasses.replace(SETTINGS, **settings)
     tests = choose_tests(cases, chosen.test, chosen.folds, chosen.group_regex, ())
     return make_plan(chosen, wish, cases, tests, bare)
@@ -57,7 +58,7 @@ def test_baseline_and_all_labels_are_always_there_and_come_first() -> None:
         ("X", "4"),
         ("Y", "4"),
     ]
-    with_bare, _ = draw(Wish(("X",), ("4",)), bare=3)
+    with_bare, _ = draw(Wish(("X",), ("4",)), bare=["u0", "u1"])
     assert [(r.method, r.labeled) for r in with_bare.runs()][-2:] == [("X", "4"), ("X", "all")]
     assert [r.name for r in plan.runs()][3] == "X/labeled_4/seed_0"
     assert plan.baseline_of(plan.runs()[3]) == plan.runs()[0]
@@ -95,6 +96,28 @@ def test_patients_stay_together() -> None:
             assert all({f"{case[:3]}_0", f"{case[:3]}_1"} <= set(role) for case in role)
     with pytest.raises(DataError, match=r"--test tears group 'p00' apart: p00_1 would be trained on"):
         choose_tests(cases, "p00_0", 0, r"(p\d+)", ())
+
+
+def test_patients_in_imagests_are_in_no_run() -> None:
+    """Nor other scans of theirs, labelled or bare, by the group or by the very same name."""
+    cases = Cases({f"p{i // 2:02d}_{i % 2}": 0 for i in range(40)}, ["all"])
+    settings = dataclasses.replace(SETTINGS, test="imagesTs", group_regex=r"(p\d+)")
+    bare = ["p01_7", "p30_0", "p99_0"]
+    plan, notes = make_plan(settings, Wish((), ("4",)), cases, [["p00_9", "p01_1", "p99_5"]], bare)
+    assert plan.bare == ("p30_0",)
+    trained = {case[:3] for f in plan.folds for case in (*f.train, *f.val, *f.unlabeled)}
+    assert trained == {f"p{i:02d}" for i in range(2, 20)}
+    assert "2 scan(s) of imagesUn are left out" in notes[0] and "p01_7, p99_0" in notes[0]
+    assert "4 scan(s) of imagesTr are left out" in notes[1] and "p00_0, p00_1, p01_0, p01_1" in notes[1]
+    alone = dataclasses.replace(settings, group_regex=None)
+    plan, notes = make_plan(alone, Wish((), ("4",)), cases, [["p00_1", "x"]], bare)
+    assert plan.bare == tuple(bare) and len(notes) == 1 and notes[0].endswith("tested: p00_1.")
+
+
+def test_the_numbers_all_and_one_differ() -> None:
+    for labeled in (("all", "1"), ("1", "all"), ("1.0", "1")):
+        plan, _ = draw(Wish((), labeled))
+        assert [(fold.labeled, len(fold.train)) for fold in plan.folds] == [("1", 1), ("all", 22)]
 
 
 def test_ways_to_choose_test_cases() -> None:
@@ -142,7 +165,7 @@ def test_a_plan_grows_and_keeps_its_folds() -> None:
 
 
 def test_a_plan_survives_json() -> None:
-    plan, _ = draw(Wish(("X",), ("4", "0.5"), (0, 7)), bare=2)
+    plan, _ = draw(Wish(("X",), ("4", "0.5"), (0, 7)), bare=["u1", "u0"])
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
     with pytest.raises(DataError, match="was not written by"):
         Plan.from_json({"settings": {}})

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_ssl.benchmark import cluster
+from nnunet_ssl.benchmark import cluster, workplace
 from nnunet_ssl.benchmark.curves import save_curves
-from nnunet_ssl.benchmark.draw import choose_tests, make_plan
+from nnunet_ssl.benchmark.draw import choose_tests, grow_plan, make_plan
 from nnunet_ssl.benchmark.dry_run import overview
 from nnunet_ssl.benchmark.estimate import (
     budget,
@@ -91,7 +91,7 @@ def bench(root: Path, wish: Wish | None = None, **settings: Any) -> tuple[Workpl
     cases = Cases({c: table.task_of(c) for c in source.training}, [t.name for t in table.tasks])
     tests = choose_tests(cases, chosen.test, chosen.folds, None, source.test)
     wish = wish or Wish(("nnUNetTrainerX",), ("2",), (0, 5), pseudo_labels=True)
-    plan, _ = make_plan(chosen, wish, cases, tests, len(source.bare))
+    plan, _ = make_plan(chosen, wish, cases, tests, source.bare)
     return Workplace(root / "bench", chosen), plan, source
 
 
@@ -142,6 +142,32 @@ def test_the_folder_is_a_dataset_without_its_test_cases(nnunet: Path) -> None:
         }
 
 
+def test_scans_that_are_added_later_are_in_no_run(nnunet: Path) -> None:
+    make_dataset(nnunet, CASES, ["u0", "u1"])
+    place, plan, source = bench(nnunet)
+    prepare(place, plan, source, (TrainingConfig,))
+    (source.raw / "imagesUn" / "u2_0000.nii.gz").write_text("u2")
+    assert {p.read_text() for p in (place.raw / "imagesUn").iterdir()} == {"u0", "u1"}
+    _, now, _ = bench(nnunet)
+    with pytest.raises(ConfigError, match=r"imagesUn has 1 scan\(s\) more and 0 less"):
+        grow_plan(plan, now)
+
+
+def test_what_was_interrupted_is_completed(nnunet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_dataset(nnunet, CASES, ["u0"])
+    place, plan, source = bench(nnunet)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(workplace, "_link_tests", interrupt)
+        prepare(place, plan, source, (TrainingConfig,))
+    assert read_benchmark(place.folder) == (place, plan)  # so the folder holds no "other files"
+    prepare(place, plan, source, (TrainingConfig,))
+    assert {p.name[:2] for p in (place.raw / "imagesTs").iterdir()} == set(plan.tests[0])
+
+
+def interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def test_with_disjoint_test_sets_all_cases_are_there(nnunet: Path) -> None:
     make_dataset(nnunet, CASES, [])
     place, plan, source = bench(nnunet, folds=2, test="")
@@ -152,11 +178,7 @@ def test_with_disjoint_test_sets_all_cases_are_there(nnunet: Path) -> None:
 
 
 def test_what_cannot_be_is_refused(nnunet: Path) -> None:
-    make_dataset(nnunet, CASES, ["c3"])
-    place, plan, source = bench(nnunet, test="c3,c4")
-    with pytest.raises(DataError, match="unlabelled \\(imagesUn\\) and also test: c3"):
-        prepare(place, plan, source, (TrainingConfig,))
-    assert not place.folder.exists()  # or the folder would hold "other files" next time
+    make_dataset(nnunet, CASES, [])
     place, plan, source = bench(nnunet, test="c1,c2")
     prepare(place, plan, source, (TrainingConfig,))
     changed = {**PLANS, "nnunet_ssl": {"options": {"num_epochs": 3}}}
@@ -166,10 +188,12 @@ def test_what_cannot_be_is_refused(nnunet: Path) -> None:
     (nnunet / "preprocessed" / NAME / "small.json").write_text(json.dumps(PLANS))
     for file in (nnunet / "preprocessed" / NAME / "small_3d").glob("c7*"):
         file.unlink()
+    elsewhere = Workplace(nnunet / "elsewhere", place.settings)
     with pytest.raises(
         DataError, match=r"1 case\(s\) are not in .*small_3d \(c7\).*nnUNetv2_preprocess -d 901"
     ):
-        prepare(place, plan, source, (TrainingConfig,))
+        prepare(elsewhere, plan, source, (TrainingConfig,))
+    assert not elsewhere.folder.exists()
     with pytest.raises(DataError, match="holds no benchmark"):
         read_benchmark(nnunet)
 

@@ -178,7 +178,7 @@ def test_headroom_needs_all_labels(tmp_path: Path) -> None:
 
 
 def test_all_labels_and_scans_without_labels(tmp_path: Path) -> None:
-    plan = dataclasses.replace(make_plan(tmp_path, (0,), labeled=()), bare=3)
+    plan = dataclasses.replace(make_plan(tmp_path, (0,), labeled=()), bare=("u0", "u1", "u2"))
     (tmp_path / "benchmark.json").write_text(json.dumps(plan.to_json()))
     for run in plan.runs():
         finish(tmp_path, plan, run, dice_of(run))
