@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from torch import Tensor, nn
+
 from nnunet_ssl.methods.bcp import BCP, BCPConfig
 from nnunet_ssl.tasks import IGNORE
 from nnunet_ssl.training.adapter import SSLTrainer
@@ -37,5 +39,22 @@ class nnUNetTrainerBCP(SSLTrainer):
                 module.ddp = self.is_ddp and len(self.task_table) == 1
             if hasattr(module, "use_ignore_label") and not own.has_ignore_label:
                 # Of regions nnU-Net averages the cross entropy, but sums it where there is an ignore label.
-                module.weight_ce /= len(own.foreground_regions)
+                module.ce = MeanOverRegions(module.ce)
         return loss
+
+
+class MeanOverRegions(nn.Module):
+    """A cross entropy of each region (B, R, *spatial) as one map (B, 1, *spatial).
+
+    Args:
+        cross_entropy: without reduction.
+    """
+
+    def __init__(self, cross_entropy: nn.Module) -> None:
+        super().__init__()
+        self.cross_entropy = cross_entropy
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean over however many regions are asked for: those of one task, or all."""
+        mean: Tensor = self.cross_entropy(logits, targets).mean(1, keepdim=True)
+        return mean

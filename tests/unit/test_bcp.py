@@ -363,6 +363,12 @@ def test_components_of_empty_and_full_maps(shape):
         assert torch.equal(largest_components(full), full)
 
 
+def test_of_equally_large_components_one_stays():
+    specks = torch.zeros(1, 1, 8, 8)
+    specks[..., ::3, ::3] = 1
+    assert largest_components(specks).sum() == 1 < specks.sum()
+
+
 def test_components_against_scikit_image():
     from skimage.measure import label
 
