@@ -118,29 +118,37 @@ def _compare(args: argparse.Namespace) -> None:
     from nnunet_ssl.evaluation.scores import scores_from_json
     from nnunet_ssl.evaluation.table import show_comparison
 
-    problems: list[str] = []
     files = [path / FILE_NAME if path.is_dir() else path for path in args.compare]
-    for path, file in zip(args.compare, files, strict=True):
-        if args.ref is not None:
-            if not path.is_dir():
-                raise DataError(f"{path}: expected a folder of predictions, since -ref asks to score them.")
-            evaluation = _evaluate(args, path)
-            _write_evaluation(args, path, evaluation, file)
-            problems += evaluation.problems
-        elif not file.is_file():
-            raise DataError(f"{file} does not exist. Add -ref LABELS to score both folders first.")
+    problems = [text for pair in zip(args.compare, files, strict=True) for text in _score_first(args, *pair)]
+    unscored = listing(f"Not everything could be scored against {args.ref}:", problems) if problems else ""
     one, other = (scores_from_json(read_json(file), str(file)) for file in files)
     unpaired = sorted(set(one.cases) ^ set(other.cases))
     if unpaired:
         print(f"Warning: scored for one of the two only, left out: {', '.join(unpaired)}", file=sys.stderr)
-    comparisons = compare(one, other)
+    try:
+        comparisons = compare(one, other)
+    except DataError as error:  # what is missing may be why
+        raise DataError(f"{error}\n{unscored}".rstrip()) from error
     names = str(args.compare[0]), str(args.compare[1])
     print(show_comparison(comparisons, names, one.unit))
     if args.o is not None:
         rows = comparison_json(comparisons)
         _write(args.o, {"A": names[0], "B": names[1], "unit": one.unit, "rows": rows}, rows)
-    if problems:
-        raise DataError(listing(f"Not everything could be scored against {args.ref}:", problems))
+    if unscored:
+        raise DataError(unscored)
+
+
+def _score_first(args: argparse.Namespace, path: Path, file: Path) -> list[str]:
+    """With -ref, score the folder ``path`` into ``file``; what could not be scored."""
+    if args.ref is None:
+        if not file.is_file():
+            raise DataError(f"{file} does not exist. Add -ref LABELS to score both folders first.")
+        return []
+    if not path.is_dir():
+        raise DataError(f"{path}: expected a folder of predictions, since -ref asks to score them.")
+    evaluation = _evaluate(args, path)
+    _write_evaluation(args, path, evaluation, file)
+    return evaluation.problems
 
 
 def _write(output: Path, content: dict[str, Any], rows: list[dict[str, Any]]) -> None:

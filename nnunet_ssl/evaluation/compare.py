@@ -83,25 +83,13 @@ class Comparison:
 def compare(a: Scores, b: Scores, metrics: Sequence[str] | None = None) -> list[Comparison]:
     """Compare two models in every metric, or in some: each label, each of several tasks, the mean of labels.
 
-    Cases that only one of them was scored on are left out.
+    Cases that only one of them was scored on are left out, and so are the labels of a task without others.
 
     Raises:
-        DataError: they share no case, were scored in different units, or against different references.
+        DataError: they share no case, or the cases that they share were scored on different labels, in
+            different units, or against different references.
     """
-    shared = [case for case in a.cases if case in set(b.cases)]
-    if not shared:
-        raise DataError("The two share no case. Compare predictions of the same cases.")
-    if a.unit != b.unit:
-        raise DataError(
-            f"One was scored in {a.unit}, the other in {b.unit}. Evaluate both with the same --unit."
-        )
-    if a.labels != b.labels:
-        raise DataError(
-            f"One was scored on the labels {', '.join(a.labels)}, the other on {', '.join(b.labels)}. "
-            "Evaluate both with the same dataset.json."
-        )
-    a, b = a.select(shared), b.select(shared)
-    _check_references(a, b)
+    a, b = _on_shared_cases(a, b)
     chosen = [m for m in a.values if m in b.values] if metrics is None else metrics
     return [c for metric in chosen for c in _compare_metric(a, b, metric)]
 
@@ -159,6 +147,26 @@ def _differing(differences: NDArray[np.float64]) -> NDArray[np.float64] | None:
     """Those that are not 0; ``None`` if there is no pair."""
     defined = differences[~np.isnan(differences)]
     return defined[defined != 0] if len(defined) else None
+
+
+def _on_shared_cases(a: Scores, b: Scores) -> tuple[Scores, Scores]:
+    """Both on the cases that both know, in one order; raises as ``compare``."""
+    shared = [case for case in a.cases if case in set(b.cases)]
+    if not shared:
+        raise DataError("The two share no case. Compare predictions of the same cases.")
+    if a.unit != b.unit:
+        raise DataError(
+            f"One was scored in {a.unit}, the other in {b.unit}. Evaluate both with the same --unit."
+        )
+    # First the cases: a label is absent from a model that was scored on no case of its task
+    a, b = a.select(shared), b.select(shared)
+    if a.labels != b.labels:
+        raise DataError(
+            f"One was scored on the labels {', '.join(a.labels)}, the other on {', '.join(b.labels)}. "
+            "Evaluate both with the same dataset.json."
+        )
+    _check_references(a, b)
+    return a, b
 
 
 def _check_references(a: Scores, b: Scores) -> None:

@@ -22,7 +22,7 @@ class Scores:
     Attributes:
         cases: their identifiers.
         tasks: the task of each case.
-        labels: names of the labels.
+        labels: names of the labels whose task has a case.
         label_tasks: the task that annotates each label.
         values: metric to (cases, labels), NaN where it is not defined or the label is not annotated.
         n_ref: (cases, labels) reference voxels, NaN where the label is not annotated.
@@ -45,16 +45,19 @@ class Scores:
         return np.unique(self.tasks, return_inverse=True)[1].astype(np.intp)
 
     def select(self, cases: Sequence[str]) -> Scores:
-        """The same of some cases, in their order."""
+        """The same of some cases, in their order; labels whose task has none of them are left out."""
         rows = [self.cases.index(case) for case in cases]
+        tasks = tuple(self.tasks[row] for row in rows)
+        columns = [k for k, task in enumerate(self.label_tasks) if task in tasks]
+        chosen = np.ix_(rows, columns)
         return Scores(
             tuple(cases),
-            tuple(self.tasks[row] for row in rows),
-            self.labels,
-            self.label_tasks,
-            {metric: array[rows] for metric, array in self.values.items()},
-            self.n_ref[rows],
-            self.n_pred[rows],
+            tasks,
+            tuple(self.labels[k] for k in columns),
+            tuple(self.label_tasks[k] for k in columns),
+            {metric: array[chosen] for metric, array in self.values.items()},
+            self.n_ref[chosen],
+            self.n_pred[chosen],
             self.unit,
         )
 

@@ -158,6 +158,18 @@ def test_other_references_units_or_cases_are_refused() -> None:
         compare(good, make([[0.5, 0.5]] * 2))
 
 
+def test_a_task_that_one_model_has_no_case_of_is_left_out() -> None:
+    labels, tasks = ("l0", "l1"), ("s", "s", "t")
+    one = make([[0.5, NAN], [0.6, NAN], [NAN, 0.7]], labels=labels, tasks=tasks)
+    one = Scores(**{**vars(one), "label_tasks": ("s", "t")})
+    other = one.select(("c0", "c1"))
+    assert (other.labels, other.label_tasks, other.values["Dice"].shape) == (("l0",), ("s",), (2, 1))
+    assert [(row.label, row.n) for row in compare(one, other)] == [("l0", 2), (OVERALL, 2)]
+    renamed = Scores(**{**vars(other), "labels": ("other",)})
+    with pytest.raises(DataError, match="labels l0, the other on other"):
+        compare(one, renamed)
+
+
 def test_runs_are_averaged_case_by_case() -> None:
     mean = average([make([0.4, NAN, NAN], ("a", "b", "c")), make([0.5, NAN, 0.8], ("b", "c", "a"))])
     assert mean.cases == ("a", "b", "c")
@@ -237,3 +249,27 @@ def test_command_says_what_is_missing(folders: Path, capsys: pytest.CaptureFixtu
     said = capsys.readouterr()
     assert "left out: g" in said.err
     assert "6 cases" in said.out
+
+
+def test_command_compares_what_is_there_of_several_tasks(
+    folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = {"background": 0, "liver": 1, "prostate": 2}
+    tasks = [
+        {"name": "Liver", "labels": ["liver"], "prefix": ""},
+        {"name": "Prostate", "labels": ["prostate"], "prefix": "PR"},
+    ]
+    described = {"labels": labels, "file_ending": ".nii.gz", "nnunet_ssl": {"tasks": tasks}}
+    for name in ("one", "two"):
+        (folders / name / "dataset.json").write_text(json.dumps(described))
+    for name in ("ref", "one"):
+        write(folders / name / "PR_1.nii.gz", 0)
+    command = ("-ref", folders / "ref", "--compare", folders / "one", folders / "two", "-np", 1)
+    with pytest.raises(DataError, match=r"two/PR_1\.nii\.gz: prediction missing"):
+        run_command(*command)
+    shown = capsys.readouterr().out
+    assert "p = 0.0156, 7 cases" in shown and "prostate" not in shown
+    for case in "abcdefg":  # now nothing is shared, and the files say why
+        (folders / "one" / f"{case}.nii.gz").unlink()
+    with pytest.raises(DataError, match=r"share no case(.|\n)*one/a\.nii\.gz: prediction missing"):
+        run_command(*command)
