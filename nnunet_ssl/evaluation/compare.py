@@ -1,7 +1,10 @@
 """Compare two models on the same cases: paired differences with intervals, and Wilcoxon's test.
 
-A pair is one case scored under both models. Where a metric is undefined under one of them (a distance needs
-two masks that are not empty), the pair is left out and counted: read a distance together with that count.
+A pair is one case scored under both models. Where the reference is empty, an empty prediction is right and a
+false alarm wrong: Dice and Jaccard, undefined for the former and 0 for the latter, count as 1 and 0 where the
+models differ. Where both are right, neither can be better, and they make no pair. A distance needs two masks
+that are not empty: where one of the models has none, the pair is left out. Both are counted: read a
+difference together with its counts.
 
 The mean and Wilcoxon's test ask different questions: a few large gains can raise the mean while most cases
 lose a little. A difference is called shown only where mean, interval and ranks point the same way.
@@ -32,7 +35,8 @@ class Comparison:
         metric: name of the metric.
         label: name of the label, ``mean of TASK`` or ``OVERALL``.
         n: pairs.
-        left_out: cases in which the metric is defined under one of the models only.
+        left_out: cases in which the metric of some label is defined under one of the models only.
+        both_empty: cases in which both models are right that some label is not there.
         mean_a: mean of A over the pairs.
         mean_b: mean of B over the pairs.
         low: lower bound of the interval of the mean difference; NaN for fewer than two pairs.
@@ -46,6 +50,7 @@ class Comparison:
     label: str
     n: int
     left_out: int
+    both_empty: int
     mean_a: float
     mean_b: float
     low: float
@@ -181,7 +186,8 @@ def _check_references(a: Scores, b: Scores) -> None:
 
 
 def _compare_metric(a: Scores, b: Scores, metric: str) -> list[Comparison]:
-    first, second = a.values[metric], b.values[metric]
+    both_empty = (a.both_empty == 1) & (b.both_empty == 1)
+    first, second = (np.where(both_empty, np.nan, scores.for_pairs(metric)) for scores in (a, b))
     samples = resampled_means(second - first, a.strata)
     columns = {label: [k] for k, label in enumerate(a.labels)}
     if len(tasks := list(dict.fromkeys(a.tasks))) > 1:
@@ -189,18 +195,21 @@ def _compare_metric(a: Scores, b: Scores, metric: str) -> list[Comparison]:
         columns |= {f"mean of {task}": mine for task, mine in of_task.items()}
     columns[OVERALL] = list(range(len(a.labels)))
     return [
-        _compare_mean(metric, name, first[:, mine], second[:, mine], samples[:, mine])
+        _compare_mean(metric, name, first[:, mine], second[:, mine], both_empty[:, mine], samples[:, mine])
         for name, mine in columns.items()
     ]
 
 
-def _compare_mean(metric: str, name: str, first: Values, second: Values, samples: Values) -> Comparison:
-    """The mean over labels, paired by case: (cases, labels) of A and of B, (resamples, labels) of B - A."""
-    difference = second - first  # NaN where one of them is not defined
+def _compare_mean(
+    metric: str, name: str, first: Values, second: Values, both_empty: NDArray[np.bool_], samples: Values
+) -> Comparison:
+    """The mean over labels, paired by case: three times (cases, labels), (resamples, labels) of B - A."""
+    difference = second - first  # NaN where there is no pair
     unpaired = np.isnan(difference)
     left_out = int((np.isnan(first) != np.isnan(second)).any(1).sum())
     per_case = label_means(difference.T)
     mean_a, mean_b = (overall_mean(np.where(unpaired, np.nan, x)) for x in (first, second))
     n, bounds = int((~np.isnan(per_case)).sum()), mean_interval(difference, samples)
     tests = wilcoxon(per_case), rank_correlation(per_case)
-    return Comparison(metric, name, n, left_out, mean_a, mean_b, *bounds, *tests)
+    counts = n, left_out, int(both_empty.any(1).sum())
+    return Comparison(metric, name, *counts, mean_a, mean_b, *bounds, *tests)

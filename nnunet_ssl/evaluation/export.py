@@ -35,7 +35,8 @@ def comparison_json(comparisons: list[Comparison]) -> list[dict[str, Any]]:
     rows = []
     for c in comparisons:
         numbers = {"A": c.mean_a, "B": c.mean_b, "difference": c.difference, "low": c.low, "high": c.high}
-        about = {"metric": c.metric, "label": c.label, "pairs": c.n, "left_out": c.left_out}
+        counts = {"pairs": c.n, "left_out": c.left_out, "both_empty": c.both_empty}
+        about = {"metric": c.metric, "label": c.label, **counts}
         rows.append({**about, **_defined({**numbers, "p": c.p, "ranks": c.ranks})})
     return rows
 

@@ -13,6 +13,7 @@ from nnunet_ssl.errors import DataError
 
 # Larger is better for all but these.
 SMALLER_IS_BETTER = ("HD95", "ASD", "HD95_voxel", "ASD_voxel")
+OVERLAPS = ("Dice", "Jaccard")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Scores:
         values: metric to (cases, labels), NaN where it is not defined or the label is not annotated.
         n_ref: (cases, labels) reference voxels, NaN where the label is not annotated.
         n_pred: the same of predicted voxels.
+        both_empty: (cases, labels) share of the runs in which prediction and reference are both empty, NaN
+            where the label is not annotated. Such a run is right, and undefined in ``values``.
         unit: of the distances.
     """
 
@@ -37,6 +40,7 @@ class Scores:
     values: Mapping[str, NDArray[np.float64]]
     n_ref: NDArray[np.float64]
     n_pred: NDArray[np.float64]
+    both_empty: NDArray[np.float64]
     unit: str = "mm"
 
     @property
@@ -58,8 +62,16 @@ class Scores:
             {metric: array[chosen] for metric, array in self.values.items()},
             self.n_ref[chosen],
             self.n_pred[chosen],
+            self.both_empty[chosen],
             self.unit,
         )
+
+    def for_pairs(self, metric: str) -> NDArray[np.float64]:
+        """(cases, labels) as ``values``, but an overlap is 1 in each run that rightly predicts nothing."""
+        values = self.values[metric]
+        if metric not in OVERLAPS:
+            return values
+        return np.where(self.both_empty == 1, 1.0, self.both_empty + (1 - self.both_empty) * values)
 
 
 def scores_from_json(content: Mapping[str, Any], where: str = "evaluation.json") -> Scores:
@@ -79,14 +91,16 @@ def scores_from_json(content: Mapping[str, Any], where: str = "evaluation.json")
             rows = [[_number(case["labels"].get(label, {}).get(key)) for label in labels] for case in cases]
             return np.array(rows, dtype=np.float64).reshape(len(cases), len(labels))
 
+        n_ref, n_pred = column("n_ref"), column("n_pred")
         return Scores(
             cases=tuple(case["case"] for case in cases),
             tasks=tuple(case["task"] for case in cases),
             labels=labels,
             label_tasks=tuple(summaries[label]["task"] for label in labels),
             values={metric: column(metric) for metric in metrics},
-            n_ref=column("n_ref"),
-            n_pred=column("n_pred"),
+            n_ref=n_ref,
+            n_pred=n_pred,
+            both_empty=np.where(np.isnan(n_ref), np.nan, n_ref + n_pred == 0),
             unit=content["unit"],
         )
     except (KeyError, TypeError, IndexError, StopIteration) as error:
@@ -120,6 +134,7 @@ def average(runs: Sequence[Scores]) -> Scores:
         {m: _nanmean(np.stack([run.values[m] for run in aligned])) for m in first.values},
         first.n_ref,
         _nanmean(np.stack([run.n_pred for run in aligned])),
+        _nanmean(np.stack([run.both_empty for run in aligned])),
         first.unit,
     )
 
@@ -150,6 +165,7 @@ def concatenate(parts: Sequence[Scores]) -> Scores:
         {m: np.concatenate([widened(part, part.values[m]) for part in parts]) for m in first.values},
         np.concatenate([widened(part, part.n_ref) for part in parts]),
         np.concatenate([widened(part, part.n_pred) for part in parts]),
+        np.concatenate([widened(part, part.both_empty) for part in parts]),
         first.unit,
     )
 

@@ -51,20 +51,22 @@ def show(evaluation: Evaluation) -> str:
 
 def show_comparison(comparisons: list[Comparison], names: tuple[str, str], unit: str = "mm") -> str:
     """The table of ``nnUNetv2_ssl evaluate --compare``, with a sentence on the mean Dice."""
-    header = ["metric", "label", "pairs", "left out", "A", "B", "B - A", "95 % interval", "p"]
+    counts = ["pairs", "left out", "both empty"]
+    header = ["metric", "label", *counts, "A", "B", "B - A", "95 % interval", "p"]
     rows: list[list[object]] = []
     for c in comparisons:
         digits = _digits(c.metric)
         numbers = [_spread(value, math.nan, digits) for value in (c.mean_a, c.mean_b)]
         difference = "-" if math.isnan(c.difference) else f"{c.difference:+.{digits}f}"
         bounds = _bounds((c.low, c.high), digits)
-        row = [_head(c.metric, unit), c.label, c.n, c.left_out, *numbers, difference, bounds, _p(c.p)]
-        rows.append(row)
+        about = [_head(c.metric, unit), c.label, c.n, c.left_out, c.both_empty]
+        rows.append([*about, *numbers, difference, bounds, _p(c.p)])
     overall = next(c for c in comparisons if c.metric == "Dice" and c.label == OVERALL)
     return (
         f"A: {names[0]}\nB: {names[1]}\n{format_table(rows, header)}\n"
         f"Paired differences; intervals: {bootstrap.METHOD}; p: Wilcoxon signed-rank test, two-sided, not "
-        f"corrected for the number of rows.\n{_sentence(overall)}"
+        "corrected for the number of rows. An empty prediction of an empty reference: Dice and Jaccard 1 "
+        f"where the other model has a false alarm, no pair where both are empty.\n{_sentence(overall)}"
     )
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nnunet_ssl.benchmark.plan import ALL, BASELINE
 from nnunet_ssl.evaluation import bootstrap
-from nnunet_ssl.evaluation.compare import OVERALL, compare
+from nnunet_ssl.evaluation.compare import OVERALL, Comparison, compare
 from nnunet_ssl.evaluation.metrics import METRICS
 from nnunet_ssl.evaluation.scores import SMALLER_IS_BETTER, Scores
 from nnunet_ssl.report.answers import Answer, bounds, p_value, percent, points, sentence, signed
@@ -22,7 +22,7 @@ Condition = Callable[[Scores], NDArray[np.bool_]]
 
 def answer_tables(found: Sequence[Answer], results: Results) -> list[dict[str, Any]]:
     """For each number of labels: what the best method gives in a sentence, then all of them, best first."""
-    heads = ["method", "Dice (%)", "supervised", "difference", "p (Holm)", "each seed", "of the gap"]
+    heads = ["method", "Dice (%)", "supervised", "difference", "p (Holm)", "pairs", "each seed", "of the gap"]
     tables = []
     for labeled in dict.fromkeys(answer.labeled for answer in found):
         mine = [answer for answer in found if answer.labeled == labeled]
@@ -40,10 +40,16 @@ def _answer_cells(answer: Answer) -> list[str]:
         points(dice.mean_a),
         f"{signed(dice.difference)} {bounds(dice.low, dice.high)}",
         p_value(answer.p),
+        _pairs(dice),
         each,
         percent(answer.share_of_gap),
         answer.verdict,
     ]
+
+
+def _pairs(row: Comparison) -> str:
+    """Their number, and in how many cases a label makes none."""
+    return f"{row.n}, both empty: {row.both_empty}" if row.both_empty else f"{row.n}"
 
 
 def method_rows(results: Results) -> dict[str, Any]:
@@ -69,7 +75,8 @@ def label_rows(results: Results) -> dict[str, Any] | None:
     """Header and rows: the Dice of each label against the baseline; ``None`` if there is one label."""
     if not results.scores or len(next(iter(results.scores.values())).labels) < 2:
         return None
-    header = ["labels", "method", "label", "Dice (%)", "difference", "p (not corrected)"]
+    heads = ["Dice (%)", "supervised", "difference", "p (not corrected)", "pairs"]
+    header = ["labels", "method", "label", *heads]
     rows = []
     for labeled, method in _complete(results):
         seeds = results.seeds((method, labeled), (BASELINE, labeled))
@@ -79,11 +86,14 @@ def label_rows(results: Results) -> dict[str, Any] | None:
         baseline, own = (results.mean(m, labeled, seeds) for m in (BASELINE, method))
         for row in compare(baseline, own, metrics=["Dice"]):
             if row.label != OVERALL:
-                against = ["", ""]
-                if method != BASELINE:
-                    against = [f"{signed(row.difference)} {bounds(row.low, row.high)}", p_value(row.p)]
+                against = _against(row) if method != BASELINE else [""] * 4
                 rows.append([name, short_name(method), row.label, points(row.mean_b), *against])
     return {"header": header, "rows": rows}
+
+
+def _against(row: Comparison) -> list[str]:
+    difference = f"{signed(row.difference)} {bounds(row.low, row.high)}"
+    return [points(row.mean_a), difference, p_value(row.p), _pairs(row)]
 
 
 def _complete(results: Results) -> Sequence[tuple[str, str]]:

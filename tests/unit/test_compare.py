@@ -33,20 +33,25 @@ def make(
     cases: tuple[str, ...] | None = None,
     labels: tuple[str, ...] | None = None,
     tasks: tuple[str, ...] | None = None,
+    healthy: tuple[int, ...] = (),
     **more: Any,
 ) -> Scores:
+    """Structures everywhere but in the rows ``healthy``: there NaN is right and 0 a false alarm."""
     values = np.asarray(dice, float)
     values = values[:, None] if values.ndim == 1 else values
     names = cases or tuple(f"c{i}" for i in range(len(values)))
     labels = labels or tuple(f"l{i}" for i in range(values.shape[1]))
+    n_ref = np.full(values.shape, 9.0)
+    n_ref[list(healthy)] = 0
     return Scores(
         names,
         tasks or ("t",) * len(names),
         labels,
         ("t",) * len(labels),
         {"Dice": values, **more},
-        np.full(values.shape, 9.0),
+        n_ref,
         np.full(values.shape, 8.0),
+        ((n_ref == 0) & np.isnan(values)).astype(float),
     )
 
 
@@ -80,6 +85,65 @@ def test_only_what_is_defined_under_both_makes_a_pair() -> None:
     assert (first.mean_a, first.mean_b) == pytest.approx((0.55, 0.65))
     assert overall.difference == pytest.approx((0.1 + 0.05) / 2)  # mean of the labels' means
     assert (overall.n, overall.left_out) == (3, 1)
+
+
+def test_a_false_alarm_is_held_against_a_rightly_empty_prediction() -> None:
+    healthy = (7, 8, 9)
+    careful = make([0.6] * 7 + [NAN] * 3, healthy=healthy)
+    alarmed = make([0.7] * 7 + [0.0] * 3, healthy=healthy)
+    row = compare(careful, alarmed)[0]
+    assert (row.n, row.left_out, row.both_empty) == (10, 0, 0)
+    assert (row.mean_a, row.mean_b) == pytest.approx((0.72, 0.49))  # (7 x 0.6 + 3) / 10, 7 x 0.7 / 10
+    # differences 7 x +0.1 and 3 x -1: the ranks are 4 and 9, so R+ = 28 and R- = 27
+    assert row.ranks == pytest.approx(1 / 55) and row.low < 0 and row.shown() == 0
+    swapped = compare(alarmed, careful)[0]
+    assert swapped.difference == pytest.approx(0.23)
+
+
+def test_where_both_are_rightly_empty_there_is_no_pair() -> None:
+    one = make([0.6, 0.8, NAN, NAN, 0.0], healthy=(2, 3, 4))
+    other = make([0.7, 0.0, NAN, 0.0, 0.0], healthy=(2, 3, 4))  # misses the second, alarmed by the fourth
+    row = compare(one, other)[0]
+    assert (row.n, row.left_out, row.both_empty) == (4, 0, 1)
+    assert (row.mean_a, row.mean_b) == pytest.approx((2.4 / 4, 0.7 / 4))  # c0, c1, c3 and c4
+
+
+def test_empty_references_of_one_of_two_labels() -> None:
+    one = make([[0.6, 0.5], [0.8, NAN], [0.7, NAN]])
+    other = make([[0.7, 0.6], [0.9, NAN], [0.9, 0.0]])
+    empty = np.array([[9.0, 9], [9, 0], [9, 0]])
+    one, other = (
+        Scores(**{**vars(s), "n_ref": empty, "both_empty": np.isnan(s.values["Dice"]) + 0.0})
+        for s in (one, other)
+    )
+    first, second, overall = compare(one, other)
+    assert (first.n, first.both_empty, second.n, second.both_empty) == (3, 0, 2, 1)
+    assert (second.mean_a, second.mean_b) == pytest.approx((0.75, 0.3))
+    assert (overall.n, overall.both_empty) == (3, 1)
+    assert overall.difference == pytest.approx((0.4 / 3 - 0.45) / 2)
+    # by case +0.1, +0.1 and (0.2 - 1) / 2 = -0.4: ranks 1.5, 1.5 and 3
+    assert overall.ranks == 0.0
+
+
+def test_distances_of_an_empty_reference_make_no_pair() -> None:
+    distance = np.array([[4.0], [NAN]])
+    one = make([0.5, NAN], healthy=(1,), HD95=distance, Jaccard=np.array([[0.3], [NAN]]))
+    other = make([0.5, 0.0], healthy=(1,), HD95=distance - 1, Jaccard=np.array([[0.3], [0.0]]))
+    rows = {row.metric: row for row in compare(one, other) if row.label == OVERALL}
+    assert (rows["HD95"].n, rows["HD95"].left_out, rows["HD95"].difference) == (1, 0, -1.0)
+    assert (rows["Jaccard"].n, rows["Jaccard"].mean_a) == (2, pytest.approx(0.65))
+
+
+def test_runs_that_are_rightly_empty_now_and_then() -> None:
+    def mean(*runs: Any) -> Scores:
+        return average([make(run, healthy=(1, 2)) for run in runs])
+
+    # in c1 one of two runs is right under A and both are under B, in c2 one of two under either
+    row = compare(mean([0.6, NAN, 0.0], [0.8, 0.0, NAN]), mean([0.7, NAN, NAN], [0.7, NAN, 0.0]))[0]
+    assert (row.n, row.both_empty) == (3, 0)
+    assert (row.mean_a, row.mean_b) == pytest.approx(((0.7 + 0.5 + 0.5) / 3, (0.7 + 1 + 0.5) / 3))
+    same = mean([0.6, NAN, 0.0], [0.8, NAN, 0.0])
+    assert compare(same, same)[0].both_empty == 1
 
 
 def test_each_task_has_a_row() -> None:
@@ -120,7 +184,7 @@ def test_rank_correlation_by_hand() -> None:
 
 
 def test_what_is_shown() -> None:
-    row = Comparison("Dice", OVERALL, 12, 0, 0.5, 0.52, 0.01, 0.03, 0.02, 0.7)
+    row = Comparison("Dice", OVERALL, 12, 0, 0, 0.5, 0.52, 0.01, 0.03, 0.02, 0.7)
     assert row.shown() == 1 and row.shown(p=0.06) == 0  # a corrected p takes the place of its own
     assert Comparison(*vars(row).values()) == row
     changed = {**vars(row), "low": -0.03, "high": -0.01}
@@ -183,7 +247,18 @@ def test_parts_are_joined_also_where_a_label_is_absent() -> None:
     joined = concatenate([make([[0.5, 0.6]]), make([[0.9]], ("d",), ("l1",))])
     assert joined.cases == ("c0", "d") and joined.labels == ("l0", "l1")
     assert joined.values["Dice"][:, 1] == pytest.approx([0.6, 0.9])
-    assert np.isnan(joined.values["Dice"][1, 0])
+    assert np.isnan(joined.values["Dice"][1, 0]) and np.isnan(joined.both_empty[1, 0])
+
+
+def test_both_empty_is_read_from_the_counts() -> None:
+    counts = {"a": (0, 0), "b": (3, 0), "c": (0, 3), "d": (3, 3)}
+    cases = [
+        {"case": case, "task": "t", "labels": {"l": {"Dice": None, "n_pred": pred, "n_ref": ref}}}
+        for case, (pred, ref) in counts.items()
+    ]
+    cases.append({"case": "e", "task": "u", "labels": {}})
+    content = {"unit": "mm", "mean": {"labels": {"l": {"task": "t"}}}, "cases": cases}
+    np.testing.assert_array_equal(scores_from_json(content).both_empty[:, 0], [1, 0, 0, 0, NAN])
 
 
 def test_a_file_that_is_no_evaluation_is_named() -> None:
@@ -230,7 +305,8 @@ def test_command_scores_both_and_compares(folders: Path, capsys: pytest.CaptureF
     assert dice["difference"] == pytest.approx(1 - (4 * 2 / 3 + 3 * 6 / 7) / 7)
     assert dice["p"] == pytest.approx(2**-6)
     assert "Mean Dice: B is better than A (+0.25" in shown and "p = 0.0156, 7 cases" in shown
-    assert (folders / "comparison.csv").read_text().startswith("metric,label,pairs,left_out,A,B,difference")
+    table = (folders / "comparison.csv").read_text()
+    assert table.startswith("metric,label,pairs,left_out,both_empty,A,B,difference")
     # evaluated before: no references needed, folders or files
     run_command("--compare", one, two / "evaluation.json")
     assert "B is better" in capsys.readouterr().out

@@ -59,8 +59,8 @@ def make_plan(folder: Path, seeds: tuple[int, ...] = (0, 1), labeled: tuple[str,
     return plan
 
 
-def finish(folder: Path, plan: Plan, run: Run, dice: NDArray[np.float64]) -> None:
-    """Leave what a run leaves. ``dice``: (cases, 2)."""
+def finish(folder: Path, plan: Plan, run: Run, dice: NDArray[np.float64], healthy: int = 0) -> None:
+    """Leave what a run leaves. ``dice``: (cases, 2), the last ``healthy`` without any structure."""
     target = Workplace(folder, plan.settings).run(run)
     target.mkdir(parents=True)
     cases = [
@@ -68,12 +68,12 @@ def finish(folder: Path, plan: Plan, run: Run, dice: NDArray[np.float64]) -> Non
             "case": case,
             "task": "all",
             "labels": {
-                name: {"Dice": d, "Jaccard": d / (2 - d), "HD95": 9 * (1 - d), "ASD": 3 * (1 - d)}
-                | {"n_pred": 90 if d else 0, "n_ref": 100}
+                name: {m: None if math.isnan(v) else v for m, v in values_of(d).items()}
+                | counts_of(d, there=i < len(CASES) - healthy)
                 for name, d in zip(("left", "right"), row, strict=True)
             },
         }
-        for case, row in zip(CASES, dice.tolist(), strict=True)
+        for i, (case, row) in enumerate(zip(CASES, dice.tolist(), strict=True))
     ]
     labels = {"left": {"task": "all"}, "right": {"task": "all"}}
     content = {"unit": "mm", "mean": {"labels": labels}, "cases": cases}
@@ -87,6 +87,17 @@ def finish(folder: Path, plan: Plan, run: Run, dice: NDArray[np.float64]) -> Non
     command = f"nnUNetv2_train 901 3d_fullres {run.fold} -tr {run.method}"
     done = {"seconds": {"1 Train": 70.0}, "commands": [command], "versions": {"torch": "9.9"}}
     (target / "done.json").write_text(json.dumps(done))
+
+
+def values_of(dice: float) -> dict[str, float]:
+    return {"Dice": dice, "Jaccard": dice / (2 - dice), "HD95": 9 * (1 - dice), "ASD": 3 * (1 - dice)}
+
+
+def counts_of(dice: float, there: bool) -> dict[str, int]:
+    """Voxels; where there is no structure, NaN is rightly empty and 0 a false alarm."""
+    if there:
+        return {"n_pred": 90 if dice else 0, "n_ref": 100}
+    return {"n_pred": 0 if math.isnan(dice) else 90, "n_ref": 0}
 
 
 def dice_of(run: Run, good: float = 0.03, bad: float = -0.02) -> NDArray[np.float64]:
@@ -352,7 +363,28 @@ def test_tables_count_what_was_missed(tmp_path: Path) -> None:
     per_label = label_rows(results)
     assert per_label is not None
     assert [row[2] for row in per_label["rows"][:4]] == ["left", "right", "left", "right"]
-    assert per_label["rows"][0][4] == "" and per_label["rows"][2][4].startswith("+2.9")
+    assert per_label["rows"][0][4:] == [""] * 4
+    assert per_label["rows"][2][5].startswith("+2.9") and per_label["rows"][2][7] == "12"
+
+
+def test_false_alarms_count_and_pairs_without_a_structure_are_said(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, (0,), ("2",))
+    for run in plan.runs():
+        dice = dice_of(run)
+        dice[-4:] = np.nan
+        if run.method == GOOD:
+            dice[-3:] = 0.0
+        finish(tmp_path, plan, run, dice, healthy=4)
+    results = read_results(tmp_path)
+    bad, good = answers(results)  # the worse one with structures is the better one with false alarms
+    assert (good.method, good.verdict) == (GOOD, "no gain shown")
+    sick = {m: dice_of(Run(m, 0, 0, "2", 0))[:8].mean() for m in (BASELINE, GOOD)}
+    expected = (8 * sick[BASELINE] + 3) / 11, 8 * sick[GOOD] / 11
+    assert (good.dice.mean_a, good.dice.mean_b) == pytest.approx(expected)
+    assert (good.dice.n, good.dice.both_empty, bad.dice.n, bad.dice.both_empty) == (11, 1, 8, 4)
+    page = make_page(results)
+    for text in (page.html, page.markdown):
+        assert "11, both empty: 1" in text and "8, both empty: 4" in text
 
 
 def test_plots_are_svg_and_show_every_curve(tmp_path: Path) -> None:
