@@ -99,6 +99,20 @@ def compare(a: Scores, b: Scores, metrics: Sequence[str] | None = None) -> list[
     return [c for metric in chosen for c in _compare_metric(a, b, metric)]
 
 
+def mean_on_pairs(a: Scores, b: Scores, third: Scores, metric: str) -> float:
+    """Mean over labels of a third model on the pairs of A and B, to stand beside their means.
+
+    A rightly empty prediction counts 1 there, as theirs do. The third must know every case that they share.
+
+    Raises:
+        DataError: as ``compare``.
+    """
+    a, b = _on_shared_cases(a, b)
+    _, third = _on_shared_cases(a, third)
+    first, second, _ = _paired(a, b, metric)
+    return overall_mean(np.where(np.isnan(second - first), np.nan, third.for_pairs(metric)))
+
+
 def wilcoxon(differences: NDArray[np.float64]) -> float:
     """Two-sided p of Wilcoxon's signed-rank test (SciPy's; pairs without a difference are dropped).
 
@@ -185,9 +199,15 @@ def _check_references(a: Scores, b: Scores) -> None:
         )
 
 
-def _compare_metric(a: Scores, b: Scores, metric: str) -> list[Comparison]:
+def _paired(a: Scores, b: Scores, metric: str) -> tuple[Values, Values, NDArray[np.bool_]]:
+    """Values of A and of B and where both are rightly empty, (cases, labels); NaN where there is no pair."""
     both_empty = (a.both_empty == 1) & (b.both_empty == 1)
     first, second = (np.where(both_empty, np.nan, scores.for_pairs(metric)) for scores in (a, b))
+    return first, second, both_empty
+
+
+def _compare_metric(a: Scores, b: Scores, metric: str) -> list[Comparison]:
+    first, second, both_empty = _paired(a, b, metric)
     samples = resampled_means(second - first, a.strata)
     columns = {label: [k] for k, label in enumerate(a.labels)}
     if len(tasks := list(dict.fromkeys(a.tasks))) > 1:

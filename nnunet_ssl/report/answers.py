@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from nnunet_ssl.benchmark.plan import ALL, BASELINE
-from nnunet_ssl.evaluation.bootstrap import overall_mean
-from nnunet_ssl.evaluation.compare import OVERALL, Comparison, compare, holm, smallest_p
+from nnunet_ssl.evaluation.compare import OVERALL, Comparison, compare, holm, mean_on_pairs, smallest_p
 from nnunet_ssl.evaluation.scores import Scores
 from nnunet_ssl.report.results import Results, short_name
 
@@ -33,8 +32,8 @@ class Answer:
         seeds: that both have a result for.
         dice: the comparison of the mean Dice, baseline as A.
         by_seed: difference of the mean Dice for each seed.
-        all_labels: mean Dice of the baseline with all labels; NaN for all labels, and until it is known for
-            each of these seeds, for other seeds would be another gap.
+        all_labels: mean Dice of the baseline with all labels on the pairs of ``dice``, for other cases would
+            be another gap; NaN for all labels, and until it is known for each of these seeds.
         p: corrected for the number of comparisons on the page.
         tests: that number.
     """
@@ -63,10 +62,14 @@ class Answer:
         return min(self.by_seed) < 0 < max(self.by_seed)
 
     @property
+    def gap(self) -> float:
+        """By how much the baseline with all labels is better than with these; NaN where not known."""
+        return self.all_labels - self.dice.mean_a
+
+    @property
     def share_of_gap(self) -> float:
-        """Share of the gap between these labels and all labels that is closed; NaN where there is no gap."""
-        gap = self.all_labels - self.dice.mean_a
-        return self.dice.difference / gap if gap > 0 else math.nan
+        """Share of the gap that the method closes; NaN where there is no gap."""
+        return self.dice.difference / self.gap if self.gap > 0 else math.nan
 
 
 def answers(results: Results) -> list[Answer]:
@@ -176,13 +179,13 @@ def _answer(results: Results, method: str, labeled: str) -> Answer | None:
     if not seeds:
         return None
 
-    def dice(chosen: Sequence[int]) -> Comparison:
-        return compare_dice(*(results.mean(m, labeled, chosen) for m in (BASELINE, method)))
+    def both(chosen: Sequence[int]) -> tuple[Scores, Scores]:
+        return results.mean(BASELINE, labeled, chosen), results.mean(method, labeled, chosen)
 
-    overall = dice(seeds)
+    overall = compare_dice(*both(seeds))
     known = labeled != ALL and results.seeds((method, labeled), (BASELINE, labeled), (BASELINE, ALL)) == seeds
-    upper = overall_mean(results.mean(BASELINE, ALL, seeds).values["Dice"]) if known else math.nan
-    by_seed = tuple(dice([seed]).difference for seed in seeds)
+    upper = mean_on_pairs(*both(seeds), results.mean(BASELINE, ALL, seeds), "Dice") if known else math.nan
+    by_seed = tuple(compare_dice(*both([seed])).difference for seed in seeds)
     return Answer(method, labeled, tuple(seeds), overall, by_seed, upper, overall.p)
 
 

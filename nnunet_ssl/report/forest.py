@@ -99,7 +99,7 @@ def _draw_answer(axes: Any, answer: Answer, y: int) -> None:
 
 def _draw_gap(axes: Any, mine: Sequence[Answer], last: int) -> None:
     """What all labels would give, beside the rows of one number of labels."""
-    gap = 100 * np.mean([answer.all_labels - answer.dice.mean_a for answer in mine])
+    gap = 100 * np.mean([answer.gap for answer in mine])
     if np.isnan(gap):
         return
     top = last - len(mine) + 0.55

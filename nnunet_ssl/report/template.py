@@ -62,10 +62,10 @@ what is rightly empty. Intervals: 95 %, {{ bootstrap }}, each of its own; p: Wil
 two-sided, corrected for the number of answers above (Holm). The mean and the test can disagree: a few
 cases may gain much while most lose a little. A gain or a loss is claimed only if the interval leaves out
 0, p &lt; 0.05, the ranks of the test point the same way and no seed speaks against it. &ldquo;Of the
-gap&rdquo;: difference over what all labels would give. Intervals and tests speak of the test cases, not
-of other choices of labelled cases: compare the seeds for that. Distances are means over the cases where
-both masks exist; &ldquo;missed&rdquo; counts the structures without any predicted voxel, which have no
-distance, &ldquo;false alarms&rdquo; those predicted where there are none."""
+gap&rdquo;: difference over what all labels would give on the same pairs. Intervals and tests speak of
+the test cases, not of other choices of labelled cases: compare the seeds for that. Distances are means
+over the cases where both masks exist; &ldquo;missed&rdquo; counts the structures without any predicted
+voxel, which have no distance, &ldquo;false alarms&rdquo; those predicted where there are none."""
 
 _CASES = """The axial slice with most reference; filled: prediction, outline: reference. The numbers are the
 Dice of the whole case. Predictions of the first seed."""

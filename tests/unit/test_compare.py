@@ -19,6 +19,7 @@ from nnunet_ssl.evaluation.compare import (
     Comparison,
     compare,
     holm,
+    mean_on_pairs,
     rank_correlation,
     smallest_p,
     wilcoxon,
@@ -144,6 +145,14 @@ def test_runs_that_are_rightly_empty_now_and_then() -> None:
     assert (row.mean_a, row.mean_b) == pytest.approx(((0.7 + 0.5 + 0.5) / 3, (0.7 + 1 + 0.5) / 3))
     same = mean([0.6, NAN, 0.0], [0.8, NAN, 0.0])
     assert compare(same, same)[0].both_empty == 1
+
+
+def test_a_third_model_on_the_pairs_of_two() -> None:
+    one, other = (make(dice, healthy=(1, 2)) for dice in ([0.6, NAN, NAN], [0.7, NAN, 0.0]))
+    third = make([0.0, NAN, 0.8], ("c1", "c2", "c0"), healthy=(0, 1))
+    assert mean_on_pairs(one, other, third, "Dice") == pytest.approx((0.8 + 1) / 2)  # c1 is no pair
+    with pytest.raises(DataError, match="different references"):
+        mean_on_pairs(one, other, make([0.8, 0.5, 0.5]), "Dice")
 
 
 def test_each_task_has_a_row() -> None:

@@ -309,6 +309,21 @@ def test_the_gap_is_that_of_the_same_seeds(tmp_path: Path) -> None:
     assert all(np.isnan(a.all_labels) and np.isnan(a.share_of_gap) for a in found)
 
 
+def test_the_gap_is_that_of_the_same_pairs(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, (0,), ("2",))
+    for run in plan.runs():
+        dice = np.full((len(CASES), 2), 0.7 if run.method == GOOD else 0.6)
+        dice[-1] = np.nan
+        if run.labeled == ALL:
+            dice[:] = 0.8
+            dice[-1] = 0.0  # a false alarm, where neither method nor baseline has one
+        finish(tmp_path, plan, run, dice, healthy=1)
+    results = read_results(tmp_path)
+    good = answers(results)[0]
+    assert (good.all_labels, good.gap, good.share_of_gap) == pytest.approx((0.8, 0.2, 0.5))
+    assert "; all labels 80.0. Gain, by one seed: 50% of the gap" in sentence(good, results)
+
+
 def test_a_mean_that_most_cases_contradict_is_no_gain(tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
     for run in plan.runs():
