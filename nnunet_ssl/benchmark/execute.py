@@ -93,12 +93,12 @@ def do_run(steps: Steps, run: Run) -> None:
     if run.method == PSEUDO_LABELS and not place.is_done(baseline):
         raise DataError(f"it starts from {baseline.name}, which is not done. Do that run first.")
     folder = place.run(run)
-    with _locked(folder):
+    with _locked(folder) as lock:
         (folder / FAILED).unlink(missing_ok=True)  # of an earlier try
         try:
             todo = steps.of(run)
             # A task that the user asks for in his shell is none that the benchmark asks for
-            seconds = run_steps(todo, folder, {TASK_VARIABLE: "", **place.environment})
+            seconds = run_steps(todo, folder, {TASK_VARIABLE: "", **place.environment}, lock)
         except Exception as error:
             message = _message(error)
             write_json_atomically(folder / FAILED, {"run": run.name, "error": message})
@@ -142,8 +142,13 @@ def _message(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes away from a run; the system drops the lock of a process that dies."""
+def _locked(folder: Path) -> Iterator[tuple[int, ...]]:
+    """Keep other processes away from a run; the system drops the lock of a process that dies.
+
+    Yields:
+        The lock's file descriptor. A command that inherits it keeps the lock, should we die before it; on
+        Windows nothing can be inherited.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a") as file:
         try:
@@ -152,7 +157,7 @@ def _locked(folder: Path) -> Iterator[None]:
             raise BusyError(
                 f"another process is at it ({folder / 'lock'} is locked). Wait for it, or end it."
             ) from error
-        yield
+        yield () if os.name == "nt" else (file.fileno(),)
 
 
 def _lock(file: Any) -> None:

@@ -6,17 +6,20 @@ terminal shows one line of progress.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
 from nnunet_ssl.conversion.dataset_json import read_json, write_json_atomically
 from nnunet_ssl.errors import DataError, NNUNetSSLError
@@ -70,7 +73,9 @@ class StepFailedError(NNUNetSSLError):
     """A command ended with an error; the message holds the end of its log."""
 
 
-def run_steps(steps: Sequence[Step], folder: Path, env: Mapping[str, str]) -> list[float]:
+def run_steps(
+    steps: Sequence[Step], folder: Path, env: Mapping[str, str], keep_open: Sequence[int] = ()
+) -> list[float]:
     """Run the steps that are not done yet, and remember in ``folder`` which are.
 
     A step counts as done if it, and every step before it, was run here with the same text.
@@ -79,6 +84,7 @@ def run_steps(steps: Sequence[Step], folder: Path, env: Mapping[str, str]) -> li
         steps: what to run, in order.
         folder: gets ``logs`` and ``stamps``.
         env: environment variables of all commands, added to our own.
+        keep_open: file descriptors that commands inherit, such as that of a lock; Windows has no such thing.
 
     Returns:
         Seconds that each step took, when it was run.
@@ -96,7 +102,8 @@ def run_steps(steps: Sequence[Step], folder: Path, env: Mapping[str, str]) -> li
         print(f"[{number}/{len(steps)}] {step.title}\n    $ {step.text}", flush=True)
         took = _finished(stamp, history)
         if took is None:
-            took = _run_step(step, f"[{number}/{len(steps)}]", _log_file(folder, number, step), env, start)
+            log = _log_file(folder, number, step)
+            took = _run_step(step, f"[{number}/{len(steps)}]", log, env, start, keep_open)
             stamp.parent.mkdir(parents=True, exist_ok=True)
             write_json_atomically(stamp, {"key": history, "step": step.text, "seconds": took})
             print(f"    {took:.0f} s", flush=True)
@@ -128,36 +135,73 @@ def _finished(stamp: Path, key: str) -> float | None:
     return float(content["seconds"]) if content.get("key") == key else None
 
 
-def _run_step(step: Step, number: str, log: Path, env: Mapping[str, str], start: float) -> float:
+def _run_step(
+    step: Step, number: str, log: Path, env: Mapping[str, str], start: float, keep_open: Sequence[int]
+) -> float:
     began = time.monotonic()
     if isinstance(step, Action):
         step.function()
     else:
-        _run_command(step, number, log, env, start)
+        _run_command(step, number, log, env, start, keep_open)
     return time.monotonic() - began
 
 
-def _run_command(step: Command, number: str, log: Path, env: Mapping[str, str], start: float) -> None:
+def _run_command(
+    step: Command, number: str, log: Path, env: Mapping[str, str], start: float, keep_open: Sequence[int]
+) -> None:
     """Run a program, its output in ``log``, with a line of progress in the terminal."""
     program = find_program(step.argv[0])
     log.parent.mkdir(parents=True, exist_ok=True)
     # Python buffers what it writes into a file: without this the progress would come in lumps
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", **env, **step.env}
-    with log.open("ab") as output:  # what an earlier try said stays
+    with log.open("ab") as output, _signals_raise():  # what an earlier try said stays
         process = subprocess.Popen(
-            [program, *step.argv[1:]], stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
+            [program, *step.argv[1:]],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            pass_fds=keep_open,
+            start_new_session=True,  # a group of its own, which can be ended as a whole
         )
         try:
             while not _ended(process):
                 _show_progress(f"    {_clock(time.monotonic() - start)} {number} {_status(_tail(log))}")
-        except BaseException:  # Ctrl-C above all: leave no training behind
-            process.terminate()
-            process.wait()
-            raise
-        finally:
+        finally:  # Ctrl-C above all: leave no training behind
+            _end(process)
             _show_progress("")
     if process.returncode != 0:
         raise StepFailedError(_failure(step, log, process.returncode))
+
+
+@contextlib.contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Let ``kill``, and a terminal that is closed, end us by an exception, as Ctrl-C does."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    known = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # nohup ignores one of them, submitit has a handler of its own: both are left as they are
+    ours = [number for number in known if signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a program if it still runs, and its workers, which outlive a training that is killed."""
+    if os.name == "nt":
+        process.terminate()
+    else:
+        # Nobody may be left; macOS denies the signal where only dead ones are
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGTERM)
+    process.wait()
 
 
 def _ended(process: subprocess.Popen[bytes]) -> bool:

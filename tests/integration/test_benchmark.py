@@ -39,7 +39,7 @@ class InProcess:
         self.interrupt_at: Callable[[str], bool] = lambda text: False
 
     def __call__(
-        self, step: demo_run.Command, number: str, log: Path, env: dict[str, str], start: float
+        self, step: demo_run.Command, number: str, log: Path, env: dict[str, str], *rest: object
     ) -> None:
         if self.interrupt_at(step.text):
             raise KeyboardInterrupt

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from nnunet_ssl.benchmark.estimate import (
     seconds_of_done,
     seconds_per_update,
 )
-from nnunet_ssl.benchmark.execute import RunsFailedError, do_run, do_runs, order_for_jobs
+from nnunet_ssl.benchmark.execute import BusyError, RunsFailedError, do_run, do_runs, order_for_jobs
 from nnunet_ssl.benchmark.plan import BASELINE, PSEUDO_LABELS, Plan, Run, Settings, Wish
 from nnunet_ssl.benchmark.source import Source, load_source
 from nnunet_ssl.benchmark.steps import Machine, Steps
@@ -399,6 +400,30 @@ def test_two_processes_do_not_do_the_same_run(nnunet: Path) -> None:
             do_run(steps, run)
     do_run(steps, run)  # the lock ends with its holder
     assert order.read_text() == run.name + "\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no child inherits a lock there")
+def test_a_training_that_outlives_its_benchmark_keeps_the_lock(nnunet: Path) -> None:
+    steps, order = fake(nnunet)
+    run, pid = steps.plan.runs()[0], nnunet / "pid"
+
+    class Leaving(Fake):
+        def of(self, run: Run) -> list[Any]:  # what is left is out of reach, as if we had been killed
+            code = (
+                "import subprocess, sys; slow = [sys.executable, '-c', 'import time; time.sleep(60)']; "
+                "left = subprocess.Popen(slow, start_new_session=True, close_fds=False); "
+                f"open({str(pid)!r}, 'w').write(str(left.pid))"
+            )
+            return [python(code)]
+
+    do_run(Leaving(steps.place, steps.plan, steps.source), run)
+    (steps.place.run(run) / "done.json").unlink()
+    try:
+        with pytest.raises(BusyError, match="another process is at it"):
+            do_run(steps, run)
+    finally:
+        os.kill(int(pid.read_text()), signal.SIGKILL)
+    assert not order.exists()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="locks within one process differ")

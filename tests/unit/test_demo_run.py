@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -108,6 +111,43 @@ def test_an_interrupted_step_leaves_no_process(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(KeyboardInterrupt):
         run_steps([slow], tmp_path, {})
     assert not (tmp_path / "stamps").exists() and not file.exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there, kill leaves no time for anything")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_killed_runner_leaves_no_process_either(tmp_path: Path, name: str) -> None:
+    reading, writing = os.pipe()
+    slow = (
+        "import os, sys, time; pipe = int(sys.argv[1]); os.fork(); os.write(pipe, b'started\\n'); "
+        "time.sleep(30); os.write(pipe, b'survived')"
+    )
+    code = (
+        "import sys; from pathlib import Path; from nnunet_ssl.demo.run import Command, run_steps; "
+        "step = Command('Slow', (sys.executable, '-c', *sys.argv[3:], sys.argv[2])); "
+        "run_steps([step], Path(sys.argv[1]), {}, [int(sys.argv[2])])"
+    )
+    argv = [sys.executable, "-c", code, str(tmp_path), str(writing), slow]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, pass_fds=[writing]) as killed:
+        os.close(writing)
+        with os.fdopen(reading) as pipe:  # its end comes when all that may write into it are gone
+            assert [pipe.readline(), pipe.readline()] == ["started\n", "started\n"]  # command and worker
+            killed.send_signal(getattr(signal, name))
+            assert pipe.read() == ""
+    assert killed.returncode == 128 + getattr(signal, name)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no such signals")
+def test_handlers_of_others_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr(runner, "_ended", lambda process: seen.append(signal.getsignal(signal.SIGHUP)) or 1)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with pytest.raises(StepFailedError):  # ended at once
+            run_steps([python("Slow", "import time; time.sleep(30)")], tmp_path, {})
+        assert [*seen, signal.getsignal(signal.SIGHUP)] == [signal.SIG_IGN] * 2
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_programs_are_found_beside_this_python() -> None:
