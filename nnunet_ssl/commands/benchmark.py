@@ -49,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="N|FRACTION",
-        help="labelled cases of each task, or shares of the training cases; smaller sets lie within larger",
+        help="labelled cases of each task, or shares of the training cases; smaller sets lie within larger; "
+        "may be left out if there are scans in imagesUn",
     )
     parser.add_argument(
         "--seeds", nargs="+", type=int, default=[0], metavar="SEED", help="of labelled cases and training (0)"
@@ -188,6 +189,7 @@ def _asked(args: argparse.Namespace, source: Source) -> tuple[Settings, Wish]:
 def _planned(place: Workplace, settings: Settings, wish: Wish, source: Source) -> tuple[Plan, list[str]]:
     """The plan, grown from the one that is in the folder if there is one."""
     from nnunet_ssl.benchmark.draw import choose_tests, grow_plan, make_plan
+    from nnunet_ssl.benchmark.plan import ALL
     from nnunet_ssl.benchmark.workplace import PLAN_FILE, read_benchmark
     from nnunet_ssl.conversion.plans import read_plans, resolve_configuration
     from nnunet_ssl.conversion.split import Cases
@@ -198,10 +200,13 @@ def _planned(place: Workplace, settings: Settings, wish: Wish, source: Source) -
     old = read_benchmark(place.folder)[1] if (place.folder / PLAN_FILE).is_file() else None
     _check_folder(place.folder, old is not None)
     wish = wish if old is None else old.wish.joined(wish)
-    if not wish.labeled:
-        raise ConfigError("--labeled: name at least one number of labelled cases, such as --labeled 4 8 0.1.")
     tests = choose_tests(cases, settings.test, settings.folds, settings.group_regex, source.test)
     plan, notes = make_plan(settings, wish, cases, tests, source.bare)
+    if plan.wish.labeled == (ALL,) and not source.bare:
+        raise ConfigError(
+            "--labeled: expected a number of labelled cases, such as --labeled 4 8 0.1, found none. Without "
+            "one, and without scans in imagesUn, nothing is unlabelled."
+        )
     return (plan if old is None else grow_plan(old, plan)), notes
 
 

@@ -59,7 +59,9 @@ def command(plan: Plan) -> str:
     argv += ["-p", settings.plans]
     argv += ["--trainers", *wish.trainers] if wish.trainers else []
     argv += ["--pseudo-labels"] if wish.pseudo_labels else []
-    argv += ["--labeled", *(n for n in wish.labeled if n != ALL), "--seeds", *map(str, wish.seeds)]
+    numbers = [n for n in wish.labeled if n != ALL]  # without any, imagesUn alone is unlabelled
+    argv += ["--labeled", *numbers] if numbers else []
+    argv += ["--seeds", *map(str, wish.seeds)]
     argv += ["--folds", str(settings.folds)] if settings.folds else ["--test", settings.test]
     argv += ["--val", str(settings.val)]
     argv += ["--group-regex", settings.group_regex] if settings.group_regex else []

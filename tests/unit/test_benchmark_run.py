@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -15,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_ssl.benchmark import cluster, workplace
+from nnunet_ssl import cli
+from nnunet_ssl.benchmark import cluster, dry_run, workplace
 from nnunet_ssl.benchmark.curves import save_curves
 from nnunet_ssl.benchmark.draw import choose_tests, grow_plan, make_plan
 from nnunet_ssl.benchmark.dry_run import overview
@@ -37,6 +39,7 @@ from nnunet_ssl.conversion.split import Cases
 from nnunet_ssl.demo.run import Action, Command
 from nnunet_ssl.errors import ConfigError, DataError
 from nnunet_ssl.pseudo_labels import COLLAPSED
+from nnunet_ssl.report import repeat
 
 NAME = "Dataset901_One"
 PLANS: dict[str, Any] = {
@@ -278,6 +281,32 @@ def test_retraining_takes_predictions_for_labels(nnunet: Path) -> None:
     clean.function()
     assert not folder.exists()
     assert (nnunet / "raw" / NAME / "imagesTr" / "c0_0000.nii.gz").is_file()
+
+
+# The command
+
+ASKED = ["benchmark", "-d", "901", "-c", "3d_fullres", "-p", "small", "--dry-run"]
+
+
+def test_scans_of_images_un_may_be_all_that_is_unlabelled(
+    nnunet: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(dry_run, "seconds_of_update", lambda *args: 1.0)
+    make_dataset(nnunet, CASES, ["u0"])
+    assert cli.main([*ASKED, "-device", "cpu", "--folds", "2", "--trainers", "nnUNetTrainerBCP"]) == 0
+    assert "4 runs, 0 done; 5 + 5 test cases" in capsys.readouterr().out
+    _, plan, _ = bench(nnunet, Wish(("nnUNetTrainerBCP",)), folds=2, test="")
+    again = cli.build_parser().parse_args(shlex.split(repeat.command(plan))[1:])
+    assert (again.labeled, again.seeds, again.folds) == ([], [0], 2)
+
+
+@pytest.mark.parametrize("labeled", [[], ["--labeled", "all"]])
+def test_something_must_be_unlabelled(
+    nnunet: Path, labeled: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_dataset(nnunet, CASES, [])
+    assert cli.main([*ASKED, *labeled]) == 2
+    assert "--labeled: expected a number of labelled cases" in capsys.readouterr().err
 
 
 # Doing runs
