@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import platform
 import time
@@ -20,6 +21,7 @@ from nnunet_ssl.errors import DataError, NNUNetSSLError
 from nnunet_ssl.inference.prompts import TASK_VARIABLE
 
 _PACKAGES = ("nnunet-ssl", "nnunetv2", "torch", "numpy", "scipy")
+_HELD = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)  # the last two on Windows
 
 
 class BusyError(DataError):
@@ -34,10 +36,13 @@ class RunsFailedError(NNUNetSSLError):
     """Some runs of a benchmark failed; the message names them and their logs."""
 
 
-def do_runs(steps: Steps, runs: Sequence[Run]) -> None:
+def do_runs(steps: Steps, runs: Sequence[Run]) -> list[Run]:
     """Do every run that is not done; a failed one is reported at the end.
 
     Runs that another process is at, and those that build on them, are left for the end and tried once more.
+
+    Returns:
+        Runs that were left to another process all the same.
 
     Raises:
         RunsFailedError: at least one run failed. The others are done.
@@ -54,6 +59,7 @@ def do_runs(steps: Steps, runs: Sequence[Run]) -> None:
             f"{len(failures)} of {len(runs)} run(s) failed:\n  {listed}\n"
             "The others are done. Correct the cause and give the same command again: it goes on from there."
         )
+    return left
 
 
 def _try_runs(steps: Steps, runs: Sequence[Run], failures: list[str]) -> list[Run]:
@@ -81,7 +87,7 @@ def do_run(steps: Steps, run: Run) -> None:
     """Do one run, unless it is done; the marker is written last.
 
     Raises:
-        DataError: it builds on a run that is not done.
+        DataError: it builds on a run that is not done, or its folder cannot be locked.
         BusyError: another process is at it.
         NNUNetSSLError: a step failed; ``failed.json`` then says which.
     """
@@ -154,8 +160,14 @@ def _locked(folder: Path) -> Iterator[tuple[int, ...]]:
         try:
             _lock(file)
         except OSError as error:
-            raise BusyError(
-                f"another process is at it ({folder / 'lock'} is locked). Wait for it, or end it."
+            if error.errno in _HELD:
+                raise BusyError(
+                    f"another process is at it ({file.name} is locked). Wait for it, or end it."
+                ) from error
+            raise DataError(
+                "expected a file system that can lock files, which keeps two processes from the same run; "
+                f"that of {folder} cannot ({error}). Name a folder on another one with -o, or have locks "
+                "turned on there."
             ) from error
         yield () if os.name == "nt" else (file.fileno(),)
 

@@ -133,8 +133,9 @@ def run(args: argparse.Namespace) -> None:
     todo = [r for r in plan.runs() if not place.is_done(r)]
     print(f"{len(plan.runs()) - len(todo)} of {len(plan.runs())} runs are done; folder {folder}")
     if jobs is None:
-        do_runs(steps, todo)
-        print(f"\nAll done. The answer: nnUNetv2_ssl report -i {folder} -o {folder / 'report'}")
+        left = len(do_runs(steps, todo))
+        said = f"Done, but for {left} run(s) of another process. So far" if left else "All done. The answer"
+        print(f"\n{said}: nnUNetv2_ssl report -i {folder} -o {folder / 'report'}")
         return
     submitted = cluster.submit(steps, todo, folder / "cluster", *jobs)
     for name, runs, _ in submitted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ import pytest
 import torch
 
 from nnunet_ssl import cli
-from nnunet_ssl.benchmark import cluster, dry_run, workplace
+from nnunet_ssl.benchmark import cluster, dry_run, execute, workplace
 from nnunet_ssl.benchmark.curves import save_curves
 from nnunet_ssl.benchmark.draw import choose_tests, grow_plan, make_plan
 from nnunet_ssl.benchmark.dry_run import overview
@@ -465,13 +466,40 @@ def test_two_processes_share_the_runs(nnunet: Path, capsys: pytest.CaptureFixtur
     steps.place.run(runs[0]).mkdir(parents=True)
     with (steps.place.run(runs[0]) / "lock").open("a") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        do_runs(steps, runs)  # no failure
+        assert do_runs(steps, runs) == [runs[0], runs[2]]  # no failure
         said = capsys.readouterr().out
     assert order.read_text().splitlines() == [run.name for run in (runs[1], runs[3])]
     assert f"Left to another process that is at them, or builds on what it does:\n  {runs[0].name}" in said
     assert not list(nnunet.rglob("failed.json"))
-    do_runs(steps, runs)
+    assert do_runs(steps, runs) == []
     assert all(map(steps.place.is_done, runs))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_named(
+    nnunet: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(file: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(execute, "_lock", refuse)
+    steps, order = fake(nnunet)
+    with pytest.raises(RunsFailedError, match=r"4 of 4 run\(s\) failed:\n.*bench.* cannot .*-o"):
+        do_runs(steps, steps.plan.runs())
+    assert not order.exists()
+
+
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [(0, "\nAll done. The answer: "), (2, "\nDone, but for 2 run(s) of another process. So far: ")],
+)
+def test_the_end_tells_what_is_left_to_others(
+    nnunet: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], left: int, said: str
+) -> None:
+    make_dataset(nnunet, CASES, [])
+    monkeypatch.setattr(execute, "do_runs", lambda steps, runs: runs[:left])
+    assert cli.main([*ASKED[:-1], "--labeled", "2", "-device", "cpu"]) == 0
+    assert f"{said}nnUNetv2_ssl report" in capsys.readouterr().out
 
 
 def test_curves_are_taken_from_the_checkpoint(tmp_path: Path) -> None:
