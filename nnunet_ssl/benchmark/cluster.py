@@ -17,6 +17,8 @@ from nnunet_ssl.errors import ConfigError, NNUNetSSLError
 # Parameters that submitit knows for every executor; all others are SLURM's.
 _COMMON = ("timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node", "name")
 _CLUSTERS = ("slurm", "local", "debug")
+# Submitit's 3 would end a long training; without any limit one that reaches no checkpoint never ends.
+_TIMEOUTS = 100
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def submit(
     """
     submitit: Any = importlib.import_module("submitit")
     try:
-        executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
+        executor = submitit.AutoExecutor(folder=folder, cluster=cluster, slurm_max_num_timeout=_TIMEOUTS)
         executor.update_parameters(**{"name": "nnunet_ssl", **parameters})
     except (RuntimeError, NameError, ValueError) as error:
         raise ConfigError(f"--slurm: {error}") from error

@@ -16,7 +16,7 @@ from nnunet_ssl.benchmark.estimate import (
     seconds_per_update,
 )
 from nnunet_ssl.benchmark.plan import PSEUDO_LABELS, Plan, Run
-from nnunet_ssl.benchmark.probe import seconds_of_update
+from nnunet_ssl.benchmark.probe import is_available, seconds_of_update
 from nnunet_ssl.benchmark.source import Source
 from nnunet_ssl.benchmark.workplace import Workplace
 from nnunet_ssl.tables import format_table
@@ -36,11 +36,13 @@ def describe(place: Workplace, plan: Plan, source: Source, plans: dict[str, Any]
     todo = [r for r in runs if not place.is_done(r)]
     per_update = seconds_per_update(source.name, settings.plans, settings.configuration, asked[1])
     known = estimate(todo, seconds_of_done(place, runs), per_update, asked)
-    if known is None:
+    if known is not None:
+        time = f"about {clock(known[0])} ({known[1]})"
+    elif is_available(device):
         tried = seconds_of_update(plans, settings.configuration, source.dataset_json, device)
         time = _untried(todo, tried, asked, device)
     else:
-        time = f"about {clock(known[0])} ({known[1]})"
+        time = f"unknown (no run is done, and without {device} here no update could be tried out)"
     sizes = [(len(fold.train), len(fold.unlabeled) + len(plan.bare)) for fold in plan.folds]
     tests = " + ".join(str(len(part)) for part in plan.tests)
     return (

@@ -15,6 +15,11 @@ UPDATES = 3
 ENOUGH = 20.0  # seconds; a slow machine needs no second update to say so
 
 
+def is_available(device: str) -> bool:
+    """Whether this machine has a device: ``cuda``, ``cpu`` or ``mps``."""
+    return device == "cpu" or (torch.cuda if device == "cuda" else torch.backends.mps).is_available()
+
+
 def seconds_of_update(
     plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any], device: str
 ) -> float:

@@ -78,7 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--group-regex", metavar="RE", help="keeps a patient's cases together; see split")
     parser.add_argument("-o", type=Path, metavar="FOLDER", help="default: nnUNet_results/benchmarks/...")
-    parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="default: cuda if there is one")
+    parser.add_argument(
+        "-device", choices=("cuda", "cpu", "mps"), help="default: cuda if there is one, and for SLURM"
+    )
     parser.add_argument("-num_gpus", type=int, default=1, metavar="N", help="for one training (1)")
     parser.add_argument(
         "-np", type=int, default=3, metavar="N", help="worker processes of each command (3); 0 for none"
@@ -119,14 +121,14 @@ def run(args: argparse.Namespace) -> None:
     check_trainers(plan.wish.trainers, source.preprocessed, settings.plans)
     for note in notes:
         print(note)
+    jobs = None if args.slurm is None else cluster.parse_parameters(args.slurm)
+    machine = _machine(args, elsewhere=jobs is not None and jobs[0] == "slurm")
     if args.dry_run:
         plans, _ = check(place, plan, source)
-        print(describe(place, plan, source, plans, _machine(args).device))
+        print(describe(place, plan, source, plans, machine.device))
         return
-    jobs = None if args.slurm is None else cluster.parse_parameters(args.slurm)
     if jobs is not None:
         cluster.check_installed()
-    machine = _machine(args)
     prepare(place, plan, source, known_configs())
     steps = Steps(place, plan, source, machine)
     run_steps(steps.before_all(), folder / "runs" / "before_all", place.environment)
@@ -223,14 +225,15 @@ def _default_folder(settings: Settings) -> Path:
     return Path(results) / "benchmarks" / f"{settings.dataset}__{settings.plans}__{settings.configuration}"
 
 
-def _machine(args: argparse.Namespace) -> Machine:
+def _machine(args: argparse.Namespace, elsewhere: bool) -> Machine:
+    """How commands are run; nodes of a cluster have the GPU that a login node lacks."""
     import torch
 
     from nnunet_ssl.benchmark.steps import Machine
 
     if args.np < 0 or args.num_gpus < 1:
         raise ConfigError("expected -np 0 or more and -num_gpus 1 or more.")
-    device = args.device or ("cuda" if torch.cuda.is_available() or args.slurm else "cpu")
+    device = args.device or ("cuda" if elsewhere or torch.cuda.is_available() else "cpu")
     if args.num_gpus > 1 and device != "cuda":
         raise NNUNetSSLError(f"-num_gpus {args.num_gpus} needs -device cuda, not {device}.")
     return Machine(device, args.num_gpus, args.np)

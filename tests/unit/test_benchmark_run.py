@@ -310,6 +310,32 @@ def test_something_must_be_unlabelled(
     assert "--labeled: expected a number of labelled cases" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "device"),
+    [
+        ([], "cpu"),
+        (["--slurm"], "cuda"),
+        (["--slurm", "partition=gpu"], "cuda"),
+        (["--slurm", "cluster=local"], "cpu"),
+        (["--slurm", "-device", "cpu"], "cpu"),
+    ],
+)
+def test_only_jobs_of_slurm_train_on_what_is_not_here(
+    nnunet: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    device: str,
+) -> None:
+    tried: list[str] = []
+    monkeypatch.setattr(dry_run, "seconds_of_update", lambda *args: tried.append(args[-1]) or 1.0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    make_dataset(nnunet, CASES, [])
+    assert cli.main([*ASKED, "--labeled", "2", *arguments]) == 0
+    assert tried == ([] if device == "cuda" else ["cpu"])  # what is not here is not tried out
+    assert ("without cuda here no update could be tried out" in capsys.readouterr().out) == (not tried)
+
+
 # Doing runs
 
 
@@ -626,6 +652,18 @@ def test_a_job_can_be_continued(nnunet: Path) -> None:
     steps, _ = fake(nnunet)
     job = cluster.Job(steps, tuple(steps.plan.runs()))
     assert isinstance(job.checkpoint(), submitit.helpers.DelayedSubmission)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SLURM's commands are shell scripts here")
+def test_jobs_are_queued_again_more_often_than_thrice(nnunet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit")
+    for name, said in (("srun", ""), ("sbatch", "Submitted batch job 12")):
+        (nnunet / name).write_text(f"#!/bin/sh\necho {said}\n")
+        (nnunet / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(nnunet), prepend=os.pathsep)
+    steps, _ = fake(nnunet)
+    ((name, _, job),) = cluster.submit(steps, steps.plan.runs()[:1], nnunet / "jobs", "slurm", {})
+    assert name == "12" and job.submission()._timeout_countdown == 100
 
 
 def test_without_slurm_it_says_so(nnunet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
