@@ -13,9 +13,11 @@ Make plans with a budget that you can afford first ('nnUNetv2_ssl configure'), a
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nnunet_ssl.errors import ConfigError, NNUNetSSLError
 
@@ -148,23 +150,38 @@ def run(args: argparse.Namespace) -> None:
 
 
 def check_trainers(names: tuple[str, ...], preprocessed: Path, plans: str) -> None:
-    """Raise ``ConfigError`` unless every trainer exists and trains as long as the plans say."""
-    from nnunet_ssl.benchmark.estimate import budget
-    from nnunet_ssl.config import TrainingConfig
+    """Raise ``ConfigError`` unless every trainer exists and trains as the plans say.
+
+    Ours read the plans' options; ``nnUNetTrainer`` does what they say where they say what it always does.
+    """
     from nnunet_ssl.conversion.plans import read_plans
+    from nnunet_ssl.tasks import BLOCK
     from nnunet_ssl.training.adapter import SSLTrainer
     from nnunet_ssl.training.find import find_trainer
 
-    default = TrainingConfig()
-    stock = (default.num_epochs, default.num_iterations_per_epoch)
-    found = budget(read_plans(preprocessed, plans))
+    options = read_plans(preprocessed, plans).get(BLOCK, {}).get("options", {})
     for name in names:
-        trainer = find_trainer(name)
-        if not issubclass(trainer, SSLTrainer) and found != stock:
+        if issubclass(find_trainer(name), SSLTrainer):
+            continue
+        if name != "nnUNetTrainer":
             raise ConfigError(
-                f"--trainers: {name} does not read the plans' budget ({found[0]} epochs of {found[1]} "
-                "updates), so it would not be trained as long as the others. Use a trainer of nnunet_ssl."
+                "--trainers: expected trainers of nnunet_ssl, which read budget and options from the plans, "
+                f"got {name}, which has its own, so it would not be trained as the others. Leave it out."
             )
+        ignored = ", ".join(f"{key}={value}" for key, value in _not_stock(options).items())
+        if ignored:
+            raise ConfigError(
+                f"--trainers: {name} ignores options of {plans} ({ignored}), so it would not be trained as "
+                "the others. Leave it out: the baseline is the same training, with these options."
+            )
+
+
+def _not_stock(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by which every training, the supervised one as well, differs from stock nnU-Net's."""
+    from nnunet_ssl.config import FREE_OPTIONS, TrainingConfig
+
+    stock = dataclasses.asdict(TrainingConfig())
+    return {k: v for k, v in options.items() if k not in FREE_OPTIONS and v != stock.get(k, v)}
 
 
 def _asked(args: argparse.Namespace, source: Source) -> tuple[Settings, Wish]:

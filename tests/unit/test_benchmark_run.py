@@ -35,6 +35,7 @@ from nnunet_ssl.benchmark.plan import BASELINE, PSEUDO_LABELS, Plan, Run, Settin
 from nnunet_ssl.benchmark.source import Source, load_source
 from nnunet_ssl.benchmark.steps import Machine, Steps
 from nnunet_ssl.benchmark.workplace import Workplace, prepare, read_benchmark
+from nnunet_ssl.commands.benchmark import check_trainers
 from nnunet_ssl.config import TrainingConfig
 from nnunet_ssl.conversion.split import Cases
 from nnunet_ssl.demo.run import Action, Command
@@ -334,6 +335,33 @@ def test_only_jobs_of_slurm_train_on_what_is_not_here(
     assert cli.main([*ASKED, "--labeled", "2", *arguments]) == 0
     assert tried == ([] if device == "cuda" else ["cpu"])  # what is not here is not tried out
     assert ("without cuda here no update could be tried out" in capsys.readouterr().out) == (not tried)
+
+
+def write_options(folder: Path, **options: Any) -> None:
+    (folder / "small.json").write_text(json.dumps({**PLANS, "nnunet_ssl": {"options": options}}))
+
+
+def test_stock_training_may_be_compared_where_it_is_what_the_plans_ask_for(tmp_path: Path) -> None:
+    free = {"save_every": 5, "monitor_batches": 0}
+    write_options(tmp_path, num_epochs=1000, initial_lr=0.01, mask="slice", **free)
+    check_trainers(("nnUNetTrainer", "nnUNetTrainerBCP"), tmp_path, "small")
+
+
+@pytest.mark.parametrize(
+    ("trainer", "options", "message"),
+    [
+        ("nnUNetTrainer_5epochs", {}, "got nnUNetTrainer_5epochs, which has its own"),
+        ("nnUNetTrainer", {"num_epochs": 5}, r"nnUNetTrainer ignores options of small \(num_epochs=5\)"),
+        ("nnUNetTrainer", {"optimizer": "adamw"}, r"ignores options of small \(optimizer=adamw\)"),
+        ("nnUNetTrainerNone", {}, "finds no trainer nnUNetTrainerNone"),
+    ],
+)
+def test_trainers_that_ignore_the_plans_are_refused(
+    tmp_path: Path, trainer: str, options: dict[str, Any], message: str
+) -> None:
+    write_options(tmp_path, **options)
+    with pytest.raises(ConfigError, match=message):
+        check_trainers(("nnUNetTrainerBCP", trainer), tmp_path, "small")
 
 
 # Doing runs
