@@ -14,7 +14,7 @@ from typing import Any
 
 from nnunet_ssl.benchmark.plan import BASELINE, PSEUDO_LABELS, Run
 from nnunet_ssl.benchmark.steps import Steps
-from nnunet_ssl.benchmark.workplace import DONE, FAILED
+from nnunet_ssl.benchmark.workplace import DONE, FAILED, LOCK
 from nnunet_ssl.conversion.dataset_json import write_json_atomically
 from nnunet_ssl.demo.run import run_steps
 from nnunet_ssl.errors import DataError, NNUNetSSLError
@@ -99,7 +99,7 @@ def do_run(steps: Steps, run: Run) -> None:
     if run.method == PSEUDO_LABELS and not place.is_done(baseline):
         raise DataError(f"it starts from {baseline.name}, which is not done. Do that run first.")
     folder = place.run(run)
-    with _locked(folder) as lock:
+    with locked(folder) as lock:
         (folder / FAILED).unlink(missing_ok=True)  # of an earlier try
         try:
             todo = steps.of(run)
@@ -148,28 +148,43 @@ def _message(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[tuple[int, ...]]:
-    """Keep other processes away from a run; the system drops the lock of a process that dies.
+def locked(folder: Path, wait: bool = False) -> Iterator[tuple[int, ...]]:
+    """Keep other processes away from a folder; the system drops the lock of a process that dies.
+
+    Args:
+        folder: is made if need be, and gets a file ``lock``.
+        wait: until another process is done, instead of raising ``BusyError``.
 
     Yields:
         The lock's file descriptor. A command that inherits it keeps the lock, should we die before it; on
         Windows nothing can be inherited.
+
+    Raises:
+        BusyError: another process has the lock.
+        DataError: the file system has no locks.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a") as file:
-        try:
-            _lock(file)
-        except OSError as error:
-            if error.errno in _HELD:
-                raise BusyError(
-                    f"another process is at it ({file.name} is locked). Wait for it, or end it."
-                ) from error
-            raise DataError(
-                "expected a file system that can lock files, which keeps two processes from the same run; "
-                f"that of {folder} cannot ({error}). Name a folder on another one with -o, or have locks "
-                "turned on there."
-            ) from error
+    with (folder / LOCK).open("a") as file:
+        while not _take(file, folder):
+            if not wait:
+                raise BusyError(f"another process is at it ({file.name} is locked). Wait for it, or end it.")
+            time.sleep(0.5)
         yield () if os.name == "nt" else (file.fileno(),)
+
+
+def _take(file: Any, folder: Path) -> bool:
+    """Whether we have the lock now; raises ``DataError`` where there are no locks."""
+    try:
+        _lock(file)
+    except OSError as error:
+        if error.errno in _HELD:
+            return False
+        raise DataError(
+            "expected a file system that can lock files, which keeps two processes from the same run; "
+            f"that of {folder} cannot ({error}). Name a folder on another one with -o, or have locks "
+            "turned on there."
+        ) from error
+    return True
 
 
 def _lock(file: Any) -> None:

@@ -29,7 +29,7 @@ from nnunet_ssl.data.layout import IMAGES_UNLABELED
 from nnunet_ssl.errors import ConfigError, DataError
 
 PLAN_FILE = "benchmark.json"
-DONE, FAILED = "done.json", "failed.json"
+DONE, FAILED, LOCK = "done.json", "failed.json", "lock"
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> None:
     """
     from nnunet_ssl.benchmark import cluster
     from nnunet_ssl.benchmark.dry_run import describe
-    from nnunet_ssl.benchmark.execute import do_runs
+    from nnunet_ssl.benchmark.execute import do_runs, locked
     from nnunet_ssl.benchmark.source import load_source
     from nnunet_ssl.benchmark.steps import Steps
     from nnunet_ssl.benchmark.workplace import Workplace, check, prepare
@@ -121,19 +121,21 @@ def run(args: argparse.Namespace) -> None:
     place = Workplace(folder, settings)
     plan, notes = _planned(place, settings, wish, source)
     check_trainers(plan.wish.trainers, source.preprocessed, settings.plans)
+    plans, _ = check(place, plan, source)
     for note in notes:
         print(note)
     jobs = None if args.slurm is None else cluster.parse_parameters(args.slurm)
     machine = _machine(args, elsewhere=jobs is not None and jobs[0] == "slurm")
     if args.dry_run:
-        plans, _ = check(place, plan, source)
         print(describe(place, plan, source, plans, machine.device))
         return
     if jobs is not None:
         cluster.check_installed()
-    prepare(place, plan, source, known_configs())
-    steps = Steps(place, plan, source, machine)
-    run_steps(steps.before_all(), folder / "runs" / "before_all", place.environment)
+    with locked(folder, wait=True) as lock:
+        plan, _ = _planned(place, settings, wish, source)  # another process may have added to it
+        prepare(place, plan, source, known_configs())
+        steps = Steps(place, plan, source, machine)
+        run_steps(steps.before_all(), folder / "runs" / "before_all", place.environment, lock)
     todo = [r for r in plan.runs() if not place.is_done(r)]
     print(f"{len(plan.runs()) - len(todo)} of {len(plan.runs())} runs are done; folder {folder}")
     if jobs is None:
@@ -231,7 +233,9 @@ def _planned(place: Workplace, settings: Settings, wish: Wish, source: Source) -
 
 
 def _check_folder(folder: Path, is_benchmark: bool) -> None:
-    if not is_benchmark and folder.is_dir() and any(folder.iterdir()):
+    from nnunet_ssl.benchmark.workplace import LOCK
+
+    if not is_benchmark and folder.is_dir() and any(file.name != LOCK for file in folder.iterdir()):
         raise ConfigError(f"-o: {folder} holds other files. Name a new or empty folder, or a benchmark's.")
 
 

@@ -529,6 +529,29 @@ def test_two_processes_share_the_runs(nnunet: Path, capsys: pytest.CaptureFixtur
     assert all(map(steps.place.is_done, runs))
 
 
+@pytest.mark.skipif(os.name == "nt", reason="locks within one process differ")
+def test_preparing_waits_for_another_process(nnunet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And then sees what that one has made."""
+    import fcntl
+
+    make_dataset(nnunet, CASES, [])
+    asked = [*ASKED[:-1], "--labeled", "2", "-device", "cpu", "-o", str(nnunet / "bench"), "--val", "0.2"]
+    monkeypatch.setattr(execute, "do_runs", lambda steps, runs: [])
+    (nnunet / "bench").mkdir()
+    with (nnunet / "bench" / "lock").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+
+        def other_is_done(_: float) -> None:
+            assert [file.name for file in (nnunet / "bench").iterdir()] == ["lock"]
+            fcntl.flock(other, fcntl.LOCK_UN)
+            assert cli.main([*asked, "--seeds", "3"]) == 0
+
+        monkeypatch.setattr(execute.time, "sleep", other_is_done)
+        assert cli.main([*asked, "--seeds", "1"]) == 0
+    _, plan = read_benchmark(nnunet / "bench")
+    assert [(fold.seed, fold.labeled) for fold in plan.folds] == [(3, "2"), (3, "all"), (1, "2"), (1, "all")]
+
+
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
 def test_a_file_system_without_locks_is_named(
     nnunet: Path, monkeypatch: pytest.MonkeyPatch, number: int
