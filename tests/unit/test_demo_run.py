@@ -127,7 +127,8 @@ def test_a_killed_runner_leaves_no_process_either(tmp_path: Path, name: str) -> 
         "run_steps([step], Path(sys.argv[1]), {}, [int(sys.argv[2])])"
     )
     argv = [sys.executable, "-c", code, str(tmp_path), str(writing), slow]
-    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, pass_fds=[writing]) as killed:
+    env = {**os.environ, "PYTHONPATH": str(Path(runner.__file__).parents[2])}
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, env=env, pass_fds=[writing]) as killed:
         os.close(writing)
         with os.fdopen(reading) as pipe:  # its end comes when all that may write into it are gone
             assert [pipe.readline(), pipe.readline()] == ["started\n", "started\n"]  # command and worker
