@@ -24,6 +24,7 @@ from nnunet_ssl.benchmark.source import Source
 from nnunet_ssl.conversion.dataset_json import read_dataset_json, read_json, write_json_atomically
 from nnunet_ssl.conversion.merge_files import place_file
 from nnunet_ssl.conversion.plans import configure_plans, read_plans, resolve_configuration
+from nnunet_ssl.conversion.prompt_embedding import stored_file
 from nnunet_ssl.conversion.split import SPLITS_FILE, UNLABELED
 from nnunet_ssl.data.layout import IMAGES_UNLABELED
 from nnunet_ssl.errors import ConfigError, DataError
@@ -195,6 +196,9 @@ def _preprocessed_links(
 def _link_preprocessed(place: Workplace, source: Source, links: Mapping[Path, Path]) -> None:
     link_files(links)
     write_json_atomically(place.preprocessed / "dataset.json", _plain(read_dataset_json(source.preprocessed)))
+    sentences = stored_file(source.name)
+    if sentences is not None:
+        link_files({sentences: place.preprocessed / sentences.name})
     fingerprint = source.preprocessed / "dataset_fingerprint.json"
     if fingerprint.is_file():
         write_json_atomically(place.preprocessed / fingerprint.name, read_json(fingerprint))

@@ -159,6 +159,15 @@ def test_scans_that_are_added_later_are_in_no_run(nnunet: Path) -> None:
         grow_plan(plan, now)
 
 
+@pytest.mark.parametrize("root", ["raw", "preprocessed"])
+def test_embedded_sentences_come_along(nnunet: Path, root: str) -> None:
+    make_dataset(nnunet, CASES, [])
+    place, plan, source = bench(nnunet)
+    (nnunet / root / NAME / "prompt_embedding.npz").write_text("vectors")
+    prepare(place, plan, source, (TrainingConfig,))
+    assert (place.preprocessed / "prompt_embedding.npz").read_text() == "vectors"
+
+
 def test_what_was_interrupted_is_completed(nnunet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_dataset(nnunet, CASES, ["u0"])
     place, plan, source = bench(nnunet)
