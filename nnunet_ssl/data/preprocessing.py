@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +30,7 @@ from nnunet_ssl.errors import DataError
 from nnunet_ssl.parallel import run_jobs
 
 MANIFEST = "manifest.json"
+_ABANDONED = 3600  # seconds after which no process is still writing one scan
 # What preprocessing depends on; patch size and network do not matter.
 PLAN_KEYS = ("image_reader_writer", "transpose_forward", "foreground_intensity_properties_per_channel")
 CONFIGURATION_KEYS = (
@@ -242,6 +244,15 @@ def _write_manifest(folder: Path, fingerprint: str, cases: dict[str, Any]) -> No
 
 
 def _remove_leftovers(folder: Path, keep: set[str]) -> None:
+    """Remove arrays of scans that are gone, and what an interrupted process left half-written."""
     for path in folder.glob("*.b2nd"):
-        if path.stem not in keep and not path.name.startswith("."):  # of another process, see _save
+        if path.stem not in keep and not (path.name.startswith(".") and _is_new(path)):
             path.unlink(missing_ok=True)
+
+
+def _is_new(path: Path) -> bool:
+    """Whether another process may still be writing a file; it may also have renamed it just now."""
+    try:
+        return time.time() - path.stat().st_mtime < _ABANDONED
+    except FileNotFoundError:
+        return True

@@ -122,7 +122,8 @@ def test_a_killed_runner_leaves_no_process_either(tmp_path: Path, name: str) -> 
         "time.sleep(30); os.write(pipe, b'survived')"
     )
     code = (
-        "import sys; from pathlib import Path; from nnunet_ssl.demo.run import Command, run_steps; "
+        "import signal, sys; from pathlib import Path; from nnunet_ssl.demo.run import Command, run_steps; "
+        f"signal.signal(signal.{name}, signal.SIG_DFL); "  # nohup's is not
         "step = Command('Slow', (sys.executable, '-c', *sys.argv[3:], sys.argv[2])); "
         "run_steps([step], Path(sys.argv[1]), {}, [int(sys.argv[2])])"
     )
