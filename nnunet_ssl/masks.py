@@ -66,6 +66,11 @@ def mix(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask.bool(), a, b)
 
 
+def mix_targets(targets: Sequence[Tensor], partner: Tensor, mask: Tensor) -> list[Tensor]:
+    """Targets of every resolution, mixed with those of their partners as the images are."""
+    return [mix(t, t[partner], resize_masks(mask, t.shape[2:])) for t in targets]
+
+
 def same_task_partners(tasks: Tensor) -> Tensor:
     """With whom each labelled sample is mixed: (B,) a permutation within each task.
 

@@ -17,7 +17,7 @@ from acvl_utils.morphology.morphology_helper import generic_filter_components
 from torch import Tensor, nn
 
 from nnunet_ssl.config import check_range
-from nnunet_ssl.masks import leave_whole, mix, resize_masks, same_task_partners, sample_masks
+from nnunet_ssl.masks import leave_whole, mix, mix_targets, same_task_partners, sample_masks
 from nnunet_ssl.methods.base import Batch, Method, Terms
 from nnunet_ssl.nn.ema import TEACHER, num_updates, start_other, update_teacher
 from nnunet_ssl.nn.multi_decoder import MultiDecoderUNet
@@ -138,7 +138,7 @@ class BCP(Method):
         partner = same_task_partners(batch.tasks)
         boxes = self._boxes(len(batch.labeled), batch.labeled, generator)
         mask = leave_whole(boxes, self.config.bcp_probability, generator)
-        targets = [mix(t, t[partner], resize_masks(mask, t.shape[2:])) for t in batch.targets]
+        targets = mix_targets(batch.targets, partner, mask)
         targets = [self.space.masked(t, torch.ones_like(mask)) for t in targets]
         outputs = network(mix(batch.labeled, batch.labeled[partner], mask))
         return self._truth_loss(_resolutions(outputs), targets, batch.tasks)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from nnunet_ssl.config import check_range
 from nnunet_ssl.losses.reconstruction import masked_l1
-from nnunet_ssl.masks import cube_grid_masks, leave_whole, mix, resize_masks, same_task_partners, sample_masks
+from nnunet_ssl.masks import cube_grid_masks, leave_whole, mix, mix_targets, same_task_partners, sample_masks
 from nnunet_ssl.methods.base import Batch, Method, Panel, Terms
 from nnunet_ssl.nn.multi_decoder import MultiDecoderUNet
 from nnunet_ssl.ramps import gaussian_ramp
@@ -227,7 +227,7 @@ class PICK(Method):
         masks = sample_masks("box", len(images), images.shape[2:], (0.0, 1.0), generator)
         masks = leave_whole(masks, probability, generator)
         masks, partner = masks.to(images.device, non_blocking=True), same_task_partners(batch.tasks)
-        targets = [mix(t, t[partner], resize_masks(masks, t.shape[2:])) for t in batch.targets]
+        targets = mix_targets(batch.targets, partner, masks)
         return mix(images, images[partner], masks), targets
 
     # For people

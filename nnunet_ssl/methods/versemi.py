@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from nnunet_ssl.config import check_range
 from nnunet_ssl.losses.consistency import soft_dice_distance
 from nnunet_ssl.losses.dice_ce import binary_dice_ce
-from nnunet_ssl.masks import MaskKind, RatioOf, mix, resize_masks, sample_masks
+from nnunet_ssl.masks import MaskKind, RatioOf, mix, mix_targets, sample_masks
 from nnunet_ssl.methods.base import Batch, Method, Terms
 from nnunet_ssl.nn.dynamic_head import prompted_log_odds
 from nnunet_ssl.nn.prompted_unet import Prompted
@@ -131,7 +131,7 @@ class VerSemi(Method):
             partner = partners(batch.tasks)
             mask = self._masks(batch.labeled, generator)
             images.append(mix(batch.labeled, batch.labeled[partner], mask))
-            mixed_targets = [mix(t, t[partner], resize_masks(mask, t.shape[2:])) for t in batch.targets]
+            mixed_targets = mix_targets(batch.targets, partner, mask)
         if self.uses_unlabeled:  # eq. 6: CutMix of pairs of unlabelled samples
             sources = batch.need_unlabeled()
             unlabeled_partner = _rolled(len(sources), sources.device)

@@ -18,7 +18,7 @@ from nnunet_ssl.cli import main
 from nnunet_ssl.nn.multi_decoder import TRAINING_ONLY
 from nnunet_ssl.nn.task_decoders import TwoBranchUNet
 from tests.integration.conftest import Workspace
-from tests.integration.test_trainers import edited, losses
+from tests.integration.test_trainers import losses, with_options
 from tests.integration.test_training import history
 
 pytestmark = pytest.mark.integration
@@ -31,12 +31,6 @@ TERMS = {
     *("pseudo", "confident", "confident_foreground", "agreement"),
 }
 Make = Callable[..., Any]
-
-
-def with_options(here: Workspace, dataset: str, **options: object) -> Any:
-    """Plans ``small`` with more options for the time of a test."""
-    plans = here.preprocessed(dataset) / "small.json"
-    return edited(plans, lambda p: p["nnunet_ssl"]["options"].update(options))
 
 
 def train(trainer: Any) -> Path:

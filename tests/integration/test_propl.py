@@ -23,19 +23,13 @@ from nnunet_ssl.inference.prompts import TASK_VARIABLE
 from nnunet_ssl.inference.sentences import PROMPTS_VARIABLE, UNSEEN_VARIABLE
 from nnunet_ssl.tasks import TaskTable
 from tests.integration.conftest import Workspace, write_scan
-from tests.integration.test_trainers import edited, extra_file, losses
+from tests.integration.test_trainers import edited, extra_file, losses, with_options
 
 pytestmark = pytest.mark.integration
 
 TRAINER = "nnUNetTrainerProPL"
 BOTH, FLAT, REGIONS = "Dataset903_Both", "Dataset904_Flat", "Dataset905_Regions"
 Make = Callable[..., Any]
-
-
-def with_options(here: Workspace, dataset: str, **options: object) -> Any:
-    """Plans ``small`` with more options for the time of a test."""
-    plans = here.preprocessed(dataset) / "small.json"
-    return edited(plans, lambda p: p["nnunet_ssl"]["options"].update(options))
 
 
 @contextmanager

@@ -39,6 +39,12 @@ def edited(file: Path, edit: Callable[[Any], None]) -> Iterator[None]:
         file.write_text(before)
 
 
+def with_options(here: Workspace, dataset: str, **options: object) -> Any:
+    """Plans ``small`` with more options for the time of a test."""
+    plans = here.preprocessed(dataset) / "small.json"
+    return edited(plans, lambda p: p["nnunet_ssl"]["options"].update(options))
+
+
 @contextmanager
 def extra_file(file: Path, write: Callable[[Path], None]) -> Iterator[None]:
     """Have a file for the time of a test."""
@@ -200,7 +206,7 @@ def test_axes_to_mirror(
         return stock(size, rotation, scales, mirror, *rest, **named)
 
     monkeypatch.setattr(nnUNetTrainer, "get_training_transforms", staticmethod(transforms))
-    with mirroring(here, wanted):
+    with with_options(here, ONE, mirror_axes=wanted):
         trainer = make_trainer(ONE, VERSEMI)
     losses(trainer, 1)
     assert set(asked) == {axes} and len(asked) >= 2
@@ -209,17 +215,11 @@ def test_axes_to_mirror(
     assert checkpoint["inference_allowed_mirroring_axes"] == axes
 
 
-def mirroring(here: Workspace, axes: list[int] | None) -> Any:
-    """Plans ``small`` that say which axes to mirror."""
-    plans = here.preprocessed(ONE) / "small.json"
-    return edited(plans, lambda p: p["nnunet_ssl"]["options"].update(mirror_axes=axes))
-
-
 # Bad input, each before training
 
 
 def test_an_axis_that_patches_lack(make_trainer: Make, here: Workspace) -> None:
-    with mirroring(here, [2]):
+    with with_options(here, ONE, mirror_axes=[2]):
         trainer = make_trainer(ONE, SUPERVISED, configuration="2d")
     with pytest.raises(ConfigError, match="mirror_axes=2: 2d has the axes 0, 1"):
         trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
