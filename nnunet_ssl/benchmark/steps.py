@@ -161,8 +161,8 @@ class Steps:
     def _unlabeled(self, run: Run) -> dict[str, list[Path]]:
         """Scans without a label: hidden ones and imagesUn; scans of unknown task cannot get a label."""
         hidden = {c: list(self.source.training[c][0]) for c in self.plan.folds[run.fold].unlabeled}
-        known = [case for case in self.plan.bare if self.source.tasks.known_task_of(case) >= 0]
-        bare = {case: list(self.source.bare[case]) for case in known}
+        table = self.source.tasks
+        bare = {c: list(self.source.bare[c]) for c in self.plan.bare if table.known_task_of(c) >= 0}
         return hidden | bare
 
     def _build_retraining(self, run: Run, folder: Path, base: str, plans: str) -> None:

@@ -182,9 +182,10 @@ def _answer(results: Results, method: str, labeled: str) -> Answer | None:
     def both(chosen: Sequence[int]) -> tuple[Scores, Scores]:
         return results.mean(BASELINE, labeled, chosen), results.mean(method, labeled, chosen)
 
-    overall = compare_dice(*both(seeds))
+    pair = both(seeds)
+    overall = compare_dice(*pair)
     known = labeled != ALL and results.seeds((method, labeled), (BASELINE, labeled), (BASELINE, ALL)) == seeds
-    upper = mean_on_pairs(*both(seeds), results.mean(BASELINE, ALL, seeds), "Dice") if known else math.nan
+    upper = mean_on_pairs(*pair, results.mean(BASELINE, ALL, seeds), "Dice") if known else math.nan
     by_seed = tuple(compare_dice(*both([seed])).difference for seed in seeds)
     return Answer(method, labeled, tuple(seeds), overall, by_seed, upper, overall.p)
 
