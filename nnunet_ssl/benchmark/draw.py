@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from nnunet_ssl.benchmark.plan import ALL, Fold, Plan, Settings, Wish
 from nnunet_ssl.conversion.split import (
-    UNLABELED,
     Cases,
     SplitRequest,
     group_cases,
@@ -16,8 +15,8 @@ from nnunet_ssl.conversion.split import (
     make_splits,
     parse_labeled,
 )
-from nnunet_ssl.data.layout import IMAGES_UNLABELED
-from nnunet_ssl.errors import ConfigError, DataError
+from nnunet_ssl.data.layout import IMAGES_UNLABELED, UNLABELED
+from nnunet_ssl.errors import ConfigError, DataError, few
 
 # Choosing test cases has a seed of its own, so that all seeds are tested on the same ones.
 _TEST_SEED = 0
@@ -146,7 +145,7 @@ def _named_tests(cases: Cases, text: str, group_regex: str | None) -> list[str]:
     if unknown or not chosen:
         raise DataError(
             f"--test: expected 'imagesTs', a number, a share such as 0.2, or identifiers of labelled cases "
-            f"({', '.join(sorted(cases.task_of)[:3])}, ...), got '{text}'."
+            f"({few(sorted(cases.task_of), 3)}), got '{text}'."
         )
     for group in group_cases(cases, group_regex):
         inside = set(group.cases) & set(chosen)
@@ -169,9 +168,8 @@ def _left_out(cases: Iterable[str], kept: Sequence[str], folder: str) -> list[st
     gone = sorted(set(cases) - set(kept))
     if not gone:
         return []
-    names = ", ".join(gone[:5]) + (", ..." if len(gone) > 5 else "")
     return [
-        f"{len(gone)} scan(s) of {folder} are left out, since they or their patients are tested: {names}."
+        f"{len(gone)} scan(s) of {folder} are left out, since they or their patients are tested: {few(gone)}."
     ]
 
 

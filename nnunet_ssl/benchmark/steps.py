@@ -12,7 +12,7 @@ from nnunet_ssl.benchmark.plan import BASELINE, PSEUDO_LABELS, Plan, Run
 from nnunet_ssl.benchmark.source import Source
 from nnunet_ssl.benchmark.workplace import Workplace, link_files, link_images
 from nnunet_ssl.conversion.dataset_json import read_json, write_json_atomically
-from nnunet_ssl.conversion.split import SPLITS_FILE, UNLABELED
+from nnunet_ssl.data.layout import SPLITS_FILE, UNLABELED
 from nnunet_ssl.demo.run import Action, Command, Step
 from nnunet_ssl.errors import DataError
 from nnunet_ssl.inference.prompts import TASK_VARIABLE

@@ -25,9 +25,8 @@ from nnunet_ssl.conversion.dataset_json import read_dataset_json, read_json, wri
 from nnunet_ssl.conversion.merge_files import place_file
 from nnunet_ssl.conversion.plans import configure_plans, read_plans, resolve_configuration
 from nnunet_ssl.conversion.prompt_embedding import stored_file
-from nnunet_ssl.conversion.split import SPLITS_FILE, UNLABELED
-from nnunet_ssl.data.layout import IMAGES_UNLABELED
-from nnunet_ssl.errors import ConfigError, DataError
+from nnunet_ssl.data.layout import IMAGES_UNLABELED, SPLITS_FILE, UNLABELED
+from nnunet_ssl.errors import ConfigError, DataError, few
 
 PLAN_FILE = "benchmark.json"
 DONE, FAILED, LOCK = "done.json", "failed.json", "lock"
@@ -181,7 +180,7 @@ def _preprocessed_links(
             links[file] = place.preprocessed / identifier / file.name
             found.add(case)
     if cases - found:
-        missing = ", ".join(sorted(cases - found)[:5])
+        missing = few(sorted(cases - found))
         raise DataError(
             f"{len(cases - found)} case(s) are not in {data} ({missing}). "
             f"Run nnUNetv2_preprocess -d {source.name[7:10]} -plans_name {place.settings.plans} "

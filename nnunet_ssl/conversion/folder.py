@@ -13,13 +13,13 @@ from nnunet_ssl.conversion.cases import Case, Source, sanitized
 from nnunet_ssl.conversion.dataset_plan import DatasetPlan
 from nnunet_ssl.conversion.dicom import read_series
 from nnunet_ssl.conversion.dicom_masks import read_structures
-from nnunet_ssl.conversion.folder_format import few, plan_channels, plan_format
+from nnunet_ssl.conversion.folder_format import plan_channels, plan_format
 from nnunet_ssl.conversion.folder_labels import LabelPlan, plan_labels
 from nnunet_ssl.conversion.folder_names import Pair, is_mask_name, pair
 from nnunet_ssl.conversion.folder_options import FolderOptions, image_key, label_key
 from nnunet_ssl.conversion.folder_scan import Item, items_in
 from nnunet_ssl.conversion.images import PICTURES, ending_of, read_array, read_mask
-from nnunet_ssl.errors import DataError
+from nnunet_ssl.errors import DataError, few
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,10 @@ def plan_folder(folder: Path, dataset: str, options: FolderOptions, processes: i
     if not scans:
         raise DataError(f"{folder} holds no scan that can be read ({len(unknown)} files of other kinds).")
     pairs = _pairs(scans, masks, folder, mask_root, options)
-    notes = [f"Left out, neither scans nor masks: {len(unknown)} file(s), {few(unknown)}."] if unknown else []
+    notes = []
+    if unknown:
+        names = few((path.name for path in unknown), 3)
+        notes.append(f"Left out, neither scans nor masks: {len(unknown)} file(s), {names}.")
     ending, gray, note = plan_format(pairs, options)
     labels = plan_labels(pairs, options, processes)
     channels, channel_note = plan_channels(pairs, options, gray)

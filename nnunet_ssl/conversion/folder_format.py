@@ -12,7 +12,7 @@ from nnunet_ssl.conversion.folder_names import Pair
 from nnunet_ssl.conversion.folder_options import FolderOptions
 from nnunet_ssl.conversion.geometry import grid_of_file
 from nnunet_ssl.conversion.images import READ_BY_NNUNET, ending_of, read_file, read_picture
-from nnunet_ssl.errors import DataError
+from nnunet_ssl.errors import DataError, few
 
 _HOUNSFIELD = -200  # no other modality has such values as a rule
 
@@ -27,9 +27,9 @@ def plan_format(pairs: Sequence[Pair], options: FolderOptions) -> tuple[str, boo
     flat = [item for item in items if item.kind == "picture"]
     if flat and len(flat) < len(items):
         raise DataError(
-            f"{len(flat)} pictures ({few([i.path for i in flat])}) lie among {len(items) - len(flat)} "
-            "volumes: a dataset is either two- or three-dimensional. Convert them apart, or name the scans "
-            "with --images."
+            f"{len(flat)} pictures ({few((i.path.name for i in flat), 3)}) lie among "
+            f"{len(items) - len(flat)} volumes: a dataset is either two- or three-dimensional. "
+            "Convert them apart, or name the scans with --images."
         )
     if flat:
         coloured = sum(_components(item.path) == 3 for item in flat)
@@ -58,11 +58,6 @@ def plan_channels(pairs: Sequence[Pair], options: FolderOptions, gray: bool) -> 
     if count > 1:
         return tuple(f"channel{i}" for i in range(count)), "Name the channels with --channels."
     return _only_channel(pairs)
-
-
-def few(paths: Sequence[Path]) -> str:
-    """The first names, for a sentence."""
-    return ", ".join(p.name for p in paths[:3]) + (", ..." if len(paths) > 3 else "")
 
 
 def _only_channel(pairs: Sequence[Pair]) -> tuple[tuple[str, ...], str]:

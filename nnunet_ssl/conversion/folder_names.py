@@ -17,7 +17,7 @@ from pathlib import Path
 from nnunet_ssl.conversion.cases import Subset, sanitized
 from nnunet_ssl.conversion.folder_scan import Item
 from nnunet_ssl.conversion.images import stem_of
-from nnunet_ssl.errors import DataError
+from nnunet_ssl.errors import DataError, few
 
 _WORD = (
     r"(?:masks?|segs?|segmentations?|labels?|labelmaps?|gt|ground[ _-]?truth|annotations?|rois?|contours?)"
@@ -105,7 +105,7 @@ def _channels(scans: Iterable[Item], root: Path) -> dict[Key, list[Item]]:
         groups[(folders, match["base"] if match else name)].append(scan)
     for (_, name), items in groups.items():
         if len(items) > 1 and not all(_CHANNEL.fullmatch(stem_of(item.path)) for item in items):
-            shown = ", ".join(str(item.path) for item in items[:3])
+            shown = few((item.path for item in items), 3)
             raise DataError(f"Several scans are called {name}: {shown}. Rename or remove some.")
     return dict(groups)
 
@@ -185,11 +185,10 @@ def _place_alone(
 
 
 def _orphan_report(orphans: Sequence[Item], groups: Mapping[Key, Sequence[Item]]) -> str:
-    shown = ", ".join(str(mask.path) for mask in orphans[:5])
-    scans = ", ".join(str(items[0].path) for items in list(groups.values())[:3]) or "none"
-    more = f" and {len(orphans) - 5} more" if len(orphans) > 5 else ""
+    shown = few(mask.path for mask in orphans)
+    scans = few((items[0].path for items in groups.values()), 3) or "none"
     return (
-        f"{len(orphans)} mask(s) fit no scan: {shown}{more}. Scans are, for instance, {scans}. Name masks "
+        f"{len(orphans)} mask(s) fit no scan: {shown}. Scans are, for instance, {scans}. Name masks "
         "like their scans (same name in a folder of masks, or NAME_mask beside NAME), say with --images and "
         "--masks which files are which, or leave these out with --skip-errors."
     )

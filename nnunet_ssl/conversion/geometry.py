@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ssl.errors import DataError
+from nnunet_ssl.errors import DataError, few
 
 _TOLERANCE = 1e-2  # of a voxel: headers are rounded, and nnU-Net itself tolerates more
 
@@ -125,7 +125,7 @@ def check_values(label: sitk.Image, values: Mapping[int, int], name: str) -> Non
     unknown = [f"{v:g}" for v in np.unique(sitk.GetArrayViewFromImage(label)) if v not in values]
     if unknown:
         raise DataError(
-            f"{name}: the label map holds the value(s) {', '.join(unknown[:5])}; expected "
+            f"{name}: the label map holds the value(s) {few(unknown)}; expected "
             f"{', '.join(map(str, sorted(values)))}. Correct the file, or say what the values mean."
         )
 

@@ -21,7 +21,7 @@ from nnunet_ssl.conversion.folder import scans_of
 from nnunet_ssl.conversion.folder_options import FolderOptions
 from nnunet_ssl.conversion.images import PICTURES
 from nnunet_ssl.conversion.writer import convert_all
-from nnunet_ssl.errors import DataError
+from nnunet_ssl.errors import DataError, few
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def plan_into(folder: Path, dataset: str, options: FolderOptions) -> AddPlan:
         both = sorted({case.identifier for case in plan.cases} & set(images))
         if both:
             raise DataError(
-                f"{len(both)} scan(s) bear the name of a case in {place}: {', '.join(both[:5])}. A case can "
+                f"{len(both)} scan(s) bear the name of a case in {place}: {few(both)}. A case can "
                 "play one part only: rename the scans if they are others, or take them out."
             )
     return plan

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ssl.conversion.dataset_json import root_folder, write_json_atomically
-from nnunet_ssl.errors import DataError, NNUNetSSLError
+from nnunet_ssl.errors import DataError, NNUNetSSLError, few
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def remap_label_file(label: LabelFile, target: Path) -> None:
     unknown = [f"{value:g}" for value in np.unique(old) if value not in label.values]
     if unknown:
         raise DataError(
-            f"{label.source} holds the value(s) {', '.join(unknown[:5])}, but its dataset.json declares "
+            f"{label.source} holds the value(s) {few(unknown)}, but its dataset.json declares "
             f"{sorted(label.values)}. Correct the file or dataset.json."
         )
     lookup = np.zeros(max(label.values) + 1, dtype=np.uint16)

@@ -20,7 +20,7 @@ from typing import Any
 from nnunet_ssl.conversion.cases import Case
 from nnunet_ssl.conversion.dataset_plan import DatasetPlan
 from nnunet_ssl.conversion.paper_splits import Split
-from nnunet_ssl.errors import ConfigError, DataError
+from nnunet_ssl.errors import ConfigError, DataError, few
 
 PACKAGE = "nnunet_ssl._dataset_conversion"
 _DEPTH = 3  # an unpacked archive often lies in a folder, or two, of its own name
@@ -143,7 +143,7 @@ def locate(folder: Path, layouts: Mapping[str, Sequence[str]]) -> tuple[Path, st
                     return candidate, name
         level = [d for parent in level for d in sorted(parent.iterdir()) if d.is_dir()]
     expected = " or ".join(" and ".join(patterns) for patterns in layouts.values())
-    found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+    found = few(sorted(p.name for p in folder.iterdir()), 8) or "nothing"
     raise DataError(
         f"{folder} does not look like the official download: expected {expected}, found {found}. Unpack the "
         "archives as they came, and give the folder that holds them."

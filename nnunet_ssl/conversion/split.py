@@ -24,11 +24,9 @@ from nnunet_ssl.conversion.dataset_json import (
     training_cases,
     write_json_atomically,
 )
-from nnunet_ssl.errors import ConfigError, DataError
+from nnunet_ssl.data.layout import SPLITS_FILE, UNLABELED
+from nnunet_ssl.errors import ConfigError, DataError, few
 from nnunet_ssl.tasks import TaskTable
-
-SPLITS_FILE = "splits_final.json"
-UNLABELED = "unlabeled"
 
 Fold = dict[str, list[str]]
 
@@ -277,10 +275,10 @@ def _check_labeled_cases(request: SplitRequest, cases: Cases) -> None:
         return
     unknown = [case for case in request.labeled_cases if case not in cases.task_of]
     if unknown:
-        known = ", ".join(sorted(cases.task_of)[:5])
+        known = few(sorted(cases.task_of))
         raise DataError(
             f"--labeled-cases: {', '.join(unknown)} is not among the {len(cases.task_of)} labelled cases of "
-            f"the dataset ({known}, ...). Correct the identifiers (or the file name, if you meant a file)."
+            f"the dataset ({known}). Correct the identifiers (or the file name, if you meant a file)."
         )
     present = {cases.task_of[case] for case in request.labeled_cases}
     absent = [name for task, name in enumerate(cases.task_names) if task not in present]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from nnunet_ssl.conversion.dataset_json import dataset_folder, find_dataset, read_dataset_json, read_json
 from nnunet_ssl.conversion.merge import MERGED_FROM, case_prefix
-from nnunet_ssl.conversion.split import SPLITS_FILE, UNLABELED, Cases, Fold
+from nnunet_ssl.conversion.split import Cases, Fold
+from nnunet_ssl.data.layout import SPLITS_FILE, UNLABELED
 from nnunet_ssl.errors import DataError
 from nnunet_ssl.tasks import BLOCK
 

@@ -13,10 +13,11 @@ from typing import Any
 
 from batchgenerators.utilities.file_and_folder_operations import load_json
 
-from nnunet_ssl.errors import DataError
+from nnunet_ssl.errors import DataError, few
 
 IMAGES_UNLABELED = "imagesUn"
-SPLIT_KEY = "unlabeled"
+SPLITS_FILE = "splits_final.json"
+UNLABELED = "unlabeled"  # key of a fold in it
 
 
 def scans_in(folder: Path, file_ending: str) -> dict[str, list[Path]]:
@@ -47,7 +48,7 @@ def hidden_cases(splits_file: Path, fold: int | str) -> list[str]:
     if fold == "all" or not splits_file.is_file():
         return []
     splits: list[dict[str, Any]] = load_json(str(splits_file))
-    return list(splits[int(fold)].get(SPLIT_KEY, [])) if int(fold) < len(splits) else []
+    return list(splits[int(fold)].get(UNLABELED, [])) if int(fold) < len(splits) else []
 
 
 def check_disjoint(unlabeled: Iterable[str], source: str, **others: Iterable[str]) -> None:
@@ -62,13 +63,8 @@ def check_disjoint(unlabeled: Iterable[str], source: str, **others: Iterable[str
     for role, cases in others.items():
         both = sorted(mine & set(cases))
         if both:
+            name = role.replace("_", " ")
             raise DataError(
-                f"{len(both)} case(s) are unlabelled ({source}) and also {role.replace('_', ' ')}: "
-                f"{_few(both)}. Each "
-                f"case may play one part only: remove it from {source} or from the {role.replace('_', ' ')} "
-                "cases."
+                f"{len(both)} case(s) are unlabelled ({source}) and also {name}: {few(both, 10)}. Each case "
+                f"may play one part only: remove it from {source} or from the {name} cases."
             )
-
-
-def _few(names: list[str], most: int = 10) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

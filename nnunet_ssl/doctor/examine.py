@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ssl.conversion.dataset_json import existing_folder, read_dataset_json, read_json
+from nnunet_ssl.data.layout import SPLITS_FILE
 from nnunet_ssl.doctor import machine, nnunet
 from nnunet_ssl.doctor.checks import (
     drift,
@@ -109,7 +110,7 @@ def examine(request: Request) -> Examination:
         nnunet.choose_configuration(plans, request.plans, request.configuration) if plans else None
     )
     folds = read_folds(
-        (preprocessed or request.dataset) / "splits_final.json",
+        (preprocessed or request.dataset) / SPLITS_FILE,
         request.fold,
         [case.case for case in cases if case.folder == IMAGES_TR],
     )

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_ssl.errors import DataError
+from nnunet_ssl.errors import DataError, few
 from nnunet_ssl.tasks import IGNORE
 
 # Headers keep float32, and writers round: a hundredth of a voxel is no displacement.
@@ -37,7 +37,7 @@ def find_files(folder: Path, ending: str) -> dict[str, Path]:
         found = sorted({"".join(f.suffixes) or f.name for f in folder.iterdir() if f.is_file()})
         raise DataError(
             f"Folder {folder} holds no file that ends with '{ending}' (dataset.json['file_ending']); "
-            f"found {'files that end with ' + ', '.join(found[:5]) if found else 'no files at all'}."
+            f"found {'files that end with ' + few(found) if found else 'no files at all'}."
         )
     return {f.name[: -len(ending)]: f for f in files}
 
@@ -96,7 +96,7 @@ def read_labels(
         return None, geometry
     foreign = [v for v in _values(array[0]) if v not in known]
     if foreign:
-        shown = ", ".join(f"{v:g}" for v in foreign[:5]) + (" ..." if len(foreign) > 5 else "")
+        shown = few(f"{v:g}" for v in foreign)
         allowed = ", ".join(map(str, sorted(known)))
         problems.append(f"{file}: holds label(s) {shown}; dataset.json knows {allowed}")
         return None, geometry

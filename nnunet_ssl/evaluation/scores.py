@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_ssl.errors import DataError
+from nnunet_ssl.errors import DataError, few
 
 # Larger is better for all but these.
 SMALLER_IS_BETTER = ("HD95", "ASD", "HD95_voxel", "ASD_voxel")
@@ -122,8 +122,7 @@ def average(runs: Sequence[Scores]) -> Scores:
         if set(other.cases) != set(first.cases) or other.labels != first.labels:
             odd = sorted(set(other.cases) ^ set(first.cases)) or [*other.labels]
             raise DataError(
-                "Runs can be averaged on the same cases and labels only; they differ in "
-                f"{', '.join(odd[:5])}."
+                f"Runs can be averaged on the same cases and labels only; they differ in {few(odd)}."
             )
     aligned = [run.select(first.cases) for run in runs]
     return Scores(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_ssl.data.layout import IMAGES_UNLABELED, check_disjoint, hidden_cases, scans_in
+from nnunet_ssl.data.layout import IMAGES_UNLABELED, SPLITS_FILE, check_disjoint, hidden_cases, scans_in
 from nnunet_ssl.data.preprocessing import (
     Recipe,
     array_file,
@@ -15,7 +15,7 @@ from nnunet_ssl.data.preprocessing import (
     preprocess_unlabeled,
     unlabeled_folder,
 )
-from nnunet_ssl.errors import DataError, TaskError
+from nnunet_ssl.errors import DataError, TaskError, few
 from nnunet_ssl.tasks import TaskTable
 
 
@@ -41,7 +41,7 @@ class Folders:
     @property
     def splits(self) -> Path:
         """nnU-Net's split file."""
-        return self.preprocessed / "splits_final.json"
+        return self.preprocessed / SPLITS_FILE
 
 
 def bring_up_to_date(
@@ -119,6 +119,6 @@ def check_known_tasks(table: TaskTable, unlabeled: Iterable[str], trainer: str, 
     if unknown:
         raise TaskError(
             f"{'task_info=true' if optional else trainer} needs the task of every unlabelled case, but "
-            f"{len(unknown)} bear no task's prefix: {', '.join(unknown[:10])}. Rename them"
+            f"{len(unknown)} bear no task's prefix: {few(unknown, 10)}. Rename them"
             f"{' or set task_info=false' if optional else ''}."
         )
