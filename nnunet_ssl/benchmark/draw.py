@@ -10,6 +10,7 @@ from nnunet_ssl.benchmark.plan import ALL, Fold, Plan, Settings, Wish
 from nnunet_ssl.conversion.split import (
     Cases,
     SplitRequest,
+    count_notes,
     group_cases,
     group_key,
     make_splits,
@@ -59,6 +60,7 @@ def make_plan(
     }
     for label in _distinct(drawn, notes):
         folds += drawn[label]
+        notes += _whole_groups(drawn[label], cases, label)
     order = {seed: i for i, seed in enumerate(wish.seeds)}
     folds.sort(key=lambda fold: (order[fold.seed], fold.part))
     return Plan(settings, wish, tuple(tuple(test) for test in tests), tuple(folds), tuple(kept)), notes
@@ -171,6 +173,15 @@ def _left_out(cases: Iterable[str], kept: Sequence[str], folder: str) -> list[st
     return [
         f"{len(gone)} scan(s) of {folder} are left out, since they or their patients are tested: {few(gone)}."
     ]
+
+
+def _whole_groups(folds: Sequence[Fold], cases: Cases, labeled: str) -> list[str]:
+    """What whole groups did not allow, said once for each number of labels."""
+    if labeled == ALL:
+        return []
+    named = [{"train": list(f.train), "val": list(f.val), UNLABELED: list(f.unlabeled)} for f in folds]
+    found = count_notes(named[:1], cases, SplitRequest(labeled=parse_labeled(labeled)))
+    return [f"--labeled {labeled}: {note.partition(', ')[2]}" for note in found]
 
 
 def _draw(settings: Settings, cases: Cases, part: int, seed: int, labeled: str) -> Fold:

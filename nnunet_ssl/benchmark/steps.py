@@ -105,6 +105,8 @@ class Steps:
         argv = ["nnUNetv2_ssl", "evaluate", "-ref", str(self.place.test_labels(run.part))]
         argv += ["-pred", str(folder / "predictions"), "-djfile", str(self.place.raw / "dataset.json")]
         argv += ["-o", str(folder / "evaluation.json"), "-np", str(self.machine.processes)]
+        if self.place.settings.group_regex is not None:
+            argv += ["--group-regex", self.place.settings.group_regex]
         images, tests = self.place.test_images(run.part), self.plan.tests[run.part]
         predict = self._predict(run, trainer, plans, tests, images, folder / "predictions")
         return [*predict, Command("Evaluate", tuple(argv))]

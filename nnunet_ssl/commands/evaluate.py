@@ -57,6 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--unit", choices=("mm", "voxel", "both"), default="mm", help="unit of the distances (default: mm)"
     )
+    parser.add_argument(
+        "--group-regex",
+        metavar="RE",
+        help="names the patient in a case's name: intervals and tests keep a patient's cases together",
+    )
     parser.add_argument("--chill", action="store_true", help="score what is predicted, warn about the rest")
 
 
@@ -93,7 +98,9 @@ def _evaluate(args: argparse.Namespace, prediction: Path) -> Evaluation:
 
     dataset_json = _dataset_json(args, prediction)
     processes = default_num_processes if args.np is None else args.np
-    evaluation = evaluate_folder(args.ref, prediction, dataset_json, args.unit, processes, args.chill)
+    evaluation = evaluate_folder(
+        args.ref, prediction, dataset_json, args.unit, processes, args.chill, args.group_regex
+    )
     for warning in evaluation.warnings:
         print(f"Warning: {warning}", file=sys.stderr)
     return evaluation
@@ -121,7 +128,7 @@ def _compare(args: argparse.Namespace) -> None:
     files = [path / FILE_NAME if path.is_dir() else path for path in args.compare]
     problems = [text for pair in zip(args.compare, files, strict=True) for text in _score_first(args, *pair)]
     unscored = listing(f"Not everything could be scored against {args.ref}:", problems) if problems else ""
-    one, other = (scores_from_json(read_json(file), str(file)) for file in files)
+    one, other = (scores_from_json(read_json(f), str(f)).grouped(args.group_regex) for f in files)
     unpaired = sorted(set(one.cases) ^ set(other.cases))
     if unpaired:
         print(f"Warning: scored for one of the two only, left out: {', '.join(unpaired)}", file=sys.stderr)

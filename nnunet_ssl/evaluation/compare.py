@@ -8,6 +8,9 @@ difference together with its counts.
 
 The mean and Wilcoxon's test ask different questions: a few large gains can raise the mean while most cases
 lose a little. A difference is called shown only where mean, interval and ranks point the same way.
+
+Cases of one group, such as the frames of a patient, are not independent of each other: the interval is drawn
+over groups, and the test is that of the groups' means. Means and differences are those of the cases.
 """
 
 from __future__ import annotations
@@ -20,7 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_ssl.errors import DataError
-from nnunet_ssl.evaluation.bootstrap import Values, label_means, mean_interval, overall_mean, resampled_means
+from nnunet_ssl.evaluation.bootstrap import (
+    Design,
+    Values,
+    group_means,
+    label_means,
+    mean_interval,
+    overall_mean,
+    resampled_means,
+)
 from nnunet_ssl.evaluation.scores import SMALLER_IS_BETTER, Scores
 
 OVERALL = "mean of labels"
@@ -35,6 +46,7 @@ class Comparison:
         metric: name of the metric.
         label: name of the label, ``mean of TASK`` or ``OVERALL``.
         n: pairs.
+        groups: groups that they belong to; as many as pairs unless cases are grouped.
         left_out: cases in which the metric of some label is defined under one of the models only.
         both_empty: cases in which both models are right that some label is not there.
         mean_a: mean of A over the pairs.
@@ -49,6 +61,7 @@ class Comparison:
     metric: str
     label: str
     n: int
+    groups: int
     left_out: int
     both_empty: int
     mean_a: float
@@ -57,6 +70,11 @@ class Comparison:
     high: float
     p: float
     ranks: float
+
+    @property
+    def size(self) -> str:
+        """Pairs, and groups if there are fewer: ``306`` or ``306 in 225 groups``."""
+        return f"{self.n}" if self.groups == self.n else f"{self.n} in {self.groups} groups"
 
     @property
     def difference(self) -> float:
@@ -81,8 +99,8 @@ class Comparison:
         return -1 if self.high < 0 and self.ranks < 0 else 0
 
     def can_show(self, tests: int = 1) -> bool:
-        """Whether there are pairs enough for any difference to be shown, as one of ``tests`` (Holm)."""
-        return not math.isnan(self.p) and tests * smallest_p(self.n) < SIGNIFICANT
+        """Whether there are groups enough for any difference to be shown, as one of ``tests`` (Holm)."""
+        return not math.isnan(self.p) and tests * smallest_p(self.groups) < SIGNIFICANT
 
 
 def compare(a: Scores, b: Scores, metrics: Sequence[str] | None = None) -> list[Comparison]:
@@ -99,18 +117,22 @@ def compare(a: Scores, b: Scores, metrics: Sequence[str] | None = None) -> list[
     return [c for metric in chosen for c in _compare_metric(a, b, metric)]
 
 
-def mean_on_pairs(a: Scores, b: Scores, third: Scores, metric: str) -> float:
-    """Mean over labels of a third model on the pairs of A and B, to stand beside their means.
+def compare_on_pairs(a: Scores, b: Scores, third: Scores, metric: str) -> Comparison:
+    """Compare a third model with A, the mean of labels, on the pairs of A and B alone.
 
-    A rightly empty prediction counts 1 there, as theirs do. The third must know every case that they share.
+    Means of other cases cannot stand beside theirs. A rightly empty prediction counts 1 there, as theirs do.
+    The third must know every case that they share.
 
     Raises:
         DataError: as ``compare``.
     """
     a, b = _on_shared_cases(a, b)
     _, third = _on_shared_cases(a, third)
-    first, second, _ = _paired(a, b, metric)
-    return overall_mean(np.where(np.isnan(second - first), np.nan, third.for_pairs(metric)))
+    first, second, both_empty = _paired(a, b, metric)
+    unpaired = np.isnan(second - first)
+    first, last = (np.where(unpaired, np.nan, values) for values in (first, third.for_pairs(metric)))
+    samples = resampled_means(last - first, a.design)
+    return _compare_mean(metric, OVERALL, first, last, both_empty, samples, a.design)
 
 
 def wilcoxon(differences: NDArray[np.float64]) -> float:
@@ -184,6 +206,10 @@ def _on_shared_cases(a: Scores, b: Scores) -> tuple[Scores, Scores]:
             f"One was scored on the labels {', '.join(a.labels)}, the other on {', '.join(b.labels)}. "
             "Evaluate both with the same dataset.json."
         )
+    if a.groups != b.groups:
+        raise DataError(
+            "The two were evaluated with other groups of cases. Evaluate both with the same --group-regex."
+        )
     _check_references(a, b)
     return a, b
 
@@ -208,20 +234,29 @@ def _paired(a: Scores, b: Scores, metric: str) -> tuple[Values, Values, NDArray[
 
 def _compare_metric(a: Scores, b: Scores, metric: str) -> list[Comparison]:
     first, second, both_empty = _paired(a, b, metric)
-    samples = resampled_means(second - first, a.strata)
+    design = a.design
+    samples = resampled_means(second - first, design)
     columns = {label: [k] for k, label in enumerate(a.labels)}
     if len(tasks := list(dict.fromkeys(a.tasks))) > 1:
         of_task = {t: [k for k, own in enumerate(a.label_tasks) if own == t] for t in tasks}
         columns |= {f"mean of {task}": mine for task, mine in of_task.items()}
     columns[OVERALL] = list(range(len(a.labels)))
     return [
-        _compare_mean(metric, name, first[:, mine], second[:, mine], both_empty[:, mine], samples[:, mine])
+        _compare_mean(
+            metric, name, first[:, mine], second[:, mine], both_empty[:, mine], samples[:, mine], design
+        )
         for name, mine in columns.items()
     ]
 
 
 def _compare_mean(
-    metric: str, name: str, first: Values, second: Values, both_empty: NDArray[np.bool_], samples: Values
+    metric: str,
+    name: str,
+    first: Values,
+    second: Values,
+    both_empty: NDArray[np.bool_],
+    samples: Values,
+    design: Design,
 ) -> Comparison:
     """The mean over labels, paired by case: three times (cases, labels), (resamples, labels) of B - A."""
     difference = second - first  # NaN where there is no pair
@@ -229,7 +264,9 @@ def _compare_mean(
     left_out = int((np.isnan(first) != np.isnan(second)).any(1).sum())
     per_case = label_means(difference.T)
     mean_a, mean_b = (overall_mean(np.where(unpaired, np.nan, x)) for x in (first, second))
-    n, bounds = int((~np.isnan(per_case)).sum()), mean_interval(difference, samples)
-    tests = wilcoxon(per_case), rank_correlation(per_case)
-    counts = n, left_out, int(both_empty.any(1).sum())
+    per_group = group_means(per_case, design)
+    n, groups = (int((~np.isnan(values)).sum()) for values in (per_case, per_group))
+    bounds = mean_interval(difference, samples, design)
+    tests = wilcoxon(per_group), rank_correlation(per_group)
+    counts = n, groups, left_out, int(both_empty.any(1).sum())
     return Comparison(metric, name, *counts, mean_a, mean_b, *bounds, *tests)

@@ -16,7 +16,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
     summary = summarise(evaluation)
     return {
         "unit": evaluation.unit,
-        "intervals": f"95 %, {bootstrap.METHOD}",
+        "intervals": f"95 %, {bootstrap.method(evaluation.grouped)}",
         "mean": {
             "overall": _defined(summary.overall),
             "overall_interval": _defined_bounds(summary.overall_interval),
@@ -35,7 +35,7 @@ def comparison_json(comparisons: list[Comparison]) -> list[dict[str, Any]]:
     rows = []
     for c in comparisons:
         numbers = {"A": c.mean_a, "B": c.mean_b, "difference": c.difference, "low": c.low, "high": c.high}
-        counts = {"pairs": c.n, "left_out": c.left_out, "both_empty": c.both_empty}
+        counts = {"pairs": c.n, "groups": c.groups, "left_out": c.left_out, "both_empty": c.both_empty}
         about = {"metric": c.metric, "label": c.label, **counts}
         rows.append({**about, **_defined({**numbers, "p": c.p, "ranks": c.ranks})})
     return rows
@@ -75,4 +75,5 @@ def _label_json(label: LabelSummary) -> dict[str, Any]:
 
 def _case_json(case: CaseScores) -> dict[str, Any]:
     labels = {n: {**_defined(s.values), "n_pred": s.n_pred, "n_ref": s.n_ref} for n, s in case.labels.items()}
-    return {"case": case.case, "task": case.task, "labels": labels}
+    group = {"group": case.group} if case.group is not None else {}
+    return {"case": case.case, **group, "task": case.task, "labels": labels}

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from nnunet_ssl.conversion.split import group_key
 from nnunet_ssl.errors import DataError, TaskError
 from nnunet_ssl.evaluation.metrics import METRICS, scores
 from nnunet_ssl.evaluation.reading import (
@@ -54,11 +55,15 @@ class LabelScores:
 
 @dataclass(frozen=True)
 class CaseScores:
-    """Scores of one case: only the labels that its task annotates, by name."""
+    """Scores of one case: only the labels that its task annotates, by name.
+
+    ``group`` names what it belongs to, such as its patient; ``None`` if cases are not grouped.
+    """
 
     case: str
     task: str
     labels: dict[str, LabelScores]
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,11 @@ class Evaluation:
     problems: list[str] = field(default_factory=list)
 
     @property
+    def grouped(self) -> bool:
+        """Whether cases belong to groups."""
+        return any(case.group is not None for case in self.cases)
+
+    @property
     def metrics(self) -> tuple[str, ...]:
         """Names of the metrics; with ``both``, HD95 and ASD are in mm and have a twin in voxels."""
         return (*METRICS, *_VOXEL_METRICS.values()) if self.unit == "both" else METRICS
@@ -98,6 +108,7 @@ class _Job:
     known: frozenset[int]
     ignore: int | None
     unit: Unit
+    group: str | None
 
 
 def evaluate_folder(
@@ -107,6 +118,7 @@ def evaluate_folder(
     unit: Unit = "mm",
     processes: int = 1,
     chill: bool = False,
+    group_regex: str | None = None,
 ) -> Evaluation:
     """Score every case of ``reference`` that can be scored.
 
@@ -117,9 +129,12 @@ def evaluate_folder(
         unit: measure distances in mm, in voxels, or both.
         processes: worker processes; 1 works in this one.
         chill: a missing prediction is a warning rather than a problem.
+        group_regex: finds in a case's name what it belongs to, such as its patient; see ``group_key``.
 
     Raises:
-        DataError: a folder is missing or empty, or no case at all can be scored. The message lists why.
+        ConfigError: ``group_regex`` is no regular expression.
+        DataError: a folder is missing or empty, ``group_regex`` does not match a case, or no case at all can
+            be scored. The message lists why.
     """
     tasks = TaskTable.from_dataset_json(dataset_json)
     ending = str(dataset_json["file_ending"])
@@ -145,6 +160,7 @@ def evaluate_folder(
             known=known,
             ignore=ignore,
             unit=unit,
+            group=None if group_regex is None else group_key(case, group_regex),
         )
         for case, owner in owners.items()
     ]
@@ -216,7 +232,7 @@ def _score_case(job: _Job) -> tuple[CaseScores | None, list[str]]:
         p.label: _score_label(prediction, reference, p.value, left_out, spacing, job.unit == "both")
         for p in job.prompts
     }
-    return CaseScores(job.case, job.task, labels), []
+    return CaseScores(job.case, job.task, labels, job.group), []
 
 
 def _score_label(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_ssl.conversion.split import group_key
 from nnunet_ssl.errors import DataError, few
+from nnunet_ssl.evaluation.bootstrap import Design
 
 # Larger is better for all but these.
 SMALLER_IS_BETTER = ("HD95", "ASD", "HD95_voxel", "ASD_voxel")
@@ -31,6 +33,8 @@ class Scores:
         both_empty: (cases, labels) share of the runs in which prediction and reference are both empty, NaN
             where the label is not annotated. Such a run is right, and undefined in ``values``.
         unit: of the distances.
+        groups: what each case belongs to, such as its patient: cases of a group are not independent. Empty
+            if each stands for itself.
     """
 
     cases: tuple[str, ...]
@@ -42,11 +46,17 @@ class Scores:
     n_pred: NDArray[np.float64]
     both_empty: NDArray[np.float64]
     unit: str = "mm"
+    groups: tuple[str, ...] = ()
 
     @property
-    def strata(self) -> NDArray[np.intp]:
-        """(cases,) number of the task of each case."""
-        return np.unique(self.tasks, return_inverse=True)[1].astype(np.intp)
+    def design(self) -> Design:
+        """What is independent of each other, for intervals and tests."""
+        return Design.of(self.tasks, self.groups or self.cases)
+
+    def grouped(self, regex: str | None) -> Scores:
+        """The same with the groups that a regular expression finds in the names; ``None`` changes nothing."""
+        groups = self.groups if regex is None else tuple(group_key(case, regex) for case in self.cases)
+        return replace(self, groups=groups)
 
     def select(self, cases: Sequence[str]) -> Scores:
         """The same of some cases, in their order; labels whose task has none of them are left out."""
@@ -64,6 +74,7 @@ class Scores:
             self.n_pred[chosen],
             self.both_empty[chosen],
             self.unit,
+            tuple(self.groups[row] for row in rows if self.groups),
         )
 
     def for_pairs(self, metric: str) -> NDArray[np.float64]:
@@ -102,6 +113,7 @@ def scores_from_json(content: Mapping[str, Any], where: str = "evaluation.json")
             n_pred=n_pred,
             both_empty=np.where(np.isnan(n_ref), np.nan, n_ref + n_pred == 0),
             unit=content["unit"],
+            groups=tuple(case["group"] for case in cases if "group" in case),
         )
     except (KeyError, TypeError, IndexError, StopIteration) as error:
         raise DataError(
@@ -135,6 +147,7 @@ def average(runs: Sequence[Scores]) -> Scores:
         _nanmean(np.stack([run.n_pred for run in aligned])),
         _nanmean(np.stack([run.both_empty for run in aligned])),
         first.unit,
+        first.groups,
     )
 
 
@@ -166,6 +179,7 @@ def concatenate(parts: Sequence[Scores]) -> Scores:
         np.concatenate([widened(part, part.n_pred) for part in parts]),
         np.concatenate([widened(part, part.both_empty) for part in parts]),
         first.unit,
+        tuple(group for part in parts for group in part.groups),
     )
 
 

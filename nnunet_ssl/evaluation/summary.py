@@ -61,8 +61,8 @@ def summarise(evaluation: Evaluation) -> Summary:
         for prompt in evaluation.tasks.prompts
         if any(prompt.label in case.labels for case in evaluation.cases)
     ]
-    strata = np.array(
-        [[task.name for task in evaluation.tasks.tasks].index(c.task) for c in evaluation.cases]
+    design = bootstrap.Design.of(
+        [case.task for case in evaluation.cases], [case.group or case.case for case in evaluation.cases]
     )
     values = {
         metric: np.array(
@@ -73,10 +73,10 @@ def summarise(evaluation: Evaluation) -> Summary:
         )
         for metric in metrics
     }
-    samples = {metric: bootstrap.resampled_means(values[metric], strata) for metric in metrics}
+    samples = {metric: bootstrap.resampled_means(values[metric], design) for metric in metrics}
 
     def intervals(mine: list[int]) -> dict[str, Interval]:
-        return {m: bootstrap.mean_interval(values[m][:, mine], samples[m][:, mine]) for m in metrics}
+        return {m: bootstrap.mean_interval(values[m][:, mine], samples[m][:, mine], design) for m in metrics}
 
     labels = []
     for index, prompt in enumerate(present):

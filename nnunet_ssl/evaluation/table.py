@@ -44,7 +44,8 @@ def show(evaluation: Evaluation) -> str:
     if evaluation.unit == "voxel":
         notes += " In voxels."
     return (
-        f"{format_table(rows, header)}\n{notes}\n\n95 % intervals of the mean ({bootstrap.METHOD}):\n"
+        f"{format_table(rows, header)}\n{notes}\n\n"
+        f"95 % intervals of the mean ({bootstrap.method(evaluation.grouped)}):\n"
         f"{format_table(bounds, ['task', 'label', *heads])}"
     )
 
@@ -59,13 +60,16 @@ def show_comparison(comparisons: list[Comparison], names: tuple[str, str], unit:
         numbers = [_spread(value, math.nan, digits) for value in (c.mean_a, c.mean_b)]
         difference = "-" if math.isnan(c.difference) else f"{c.difference:+.{digits}f}"
         bounds = _bounds((c.low, c.high), digits)
-        about = [_head(c.metric, unit), c.label, c.n, c.left_out, c.both_empty]
+        about = [_head(c.metric, unit), c.label, c.size, c.left_out, c.both_empty]
         rows.append([*about, *numbers, difference, bounds, _p(c.p)])
     overall = next(c for c in comparisons if c.metric == "Dice" and c.label == OVERALL)
+    grouped = any(c.groups != c.n for c in comparisons)
+    of_groups = " of the groups' means" if grouped else ""
     return (
         f"A: {names[0]}\nB: {names[1]}\n{format_table(rows, header)}\n"
-        f"Paired differences; intervals: {bootstrap.METHOD}; p: Wilcoxon signed-rank test, two-sided, not "
-        "corrected for the number of rows. An empty prediction of an empty reference: Dice and Jaccard 1 "
+        f"Paired differences; intervals: {bootstrap.method(grouped)}; p: Wilcoxon signed-rank test"
+        f"{of_groups}, two-sided, not corrected for the number of rows. An empty prediction of an empty "
+        "reference: Dice and Jaccard 1 "
         f"where the other model has a false alarm, no pair where both are empty.\n{_sentence(overall)}"
     )
 
@@ -103,9 +107,9 @@ def _p(p: float) -> str:
 def _sentence(overall: Comparison) -> str:
     """What the mean Dice says, in words."""
     if not overall.can_show():
-        return f"Mean Dice: {overall.n} pairs are too few to tell."
+        return f"Mean Dice: {overall.size} pairs are too few to tell."
     bounds = _bounds((overall.low, overall.high), 4)
-    what = f"{overall.difference:+.4f} {bounds}, p = {_p(overall.p)}, {overall.n} cases"
+    what = f"{overall.difference:+.4f} {bounds}, p = {_p(overall.p)}, {overall.size} cases"
     if overall.shown():
         return f"Mean Dice: B is {'better' if overall.shown() > 0 else 'worse'} than A ({what})."
     if overall.difference * overall.ranks < 0:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from nnunet_ssl.benchmark.plan import ALL, BASELINE
-from nnunet_ssl.evaluation.compare import OVERALL, Comparison, compare, holm, mean_on_pairs, smallest_p
+from nnunet_ssl.evaluation.compare import OVERALL, Comparison, compare, compare_on_pairs, holm, smallest_p
 from nnunet_ssl.evaluation.scores import Scores
 from nnunet_ssl.report.results import Results, short_name
 
@@ -32,8 +32,8 @@ class Answer:
         seeds: that both have a result for.
         dice: the comparison of the mean Dice, baseline as A.
         by_seed: difference of the mean Dice for each seed.
-        all_labels: mean Dice of the baseline with all labels on the pairs of ``dice``, for other cases would
-            be another gap; NaN for all labels, and until it is known for each of these seeds.
+        upper: the baseline with all labels (as B) on the pairs of ``dice``, for other cases would be another
+            gap; ``None`` for all labels, and until it is known for each of these seeds.
         p: corrected for the number of comparisons on the page.
         tests: that number.
     """
@@ -43,7 +43,7 @@ class Answer:
     seeds: tuple[int, ...]
     dice: Comparison
     by_seed: tuple[float, ...]
-    all_labels: float
+    upper: Comparison | None
     p: float
     tests: int = 1
 
@@ -62,14 +62,19 @@ class Answer:
         return min(self.by_seed) < 0 < max(self.by_seed)
 
     @property
+    def all_labels(self) -> float:
+        """Mean Dice of the baseline with all labels; NaN where not known."""
+        return self.upper.mean_b if self.upper else math.nan
+
+    @property
     def gap(self) -> float:
         """By how much the baseline with all labels is better than with these; NaN where not known."""
-        return self.all_labels - self.dice.mean_a
+        return self.upper.difference if self.upper else math.nan
 
     @property
     def share_of_gap(self) -> float:
-        """Share of the gap that the method closes; NaN where there is no gap."""
-        return self.dice.difference / self.gap if self.gap > 0 else math.nan
+        """Share of the gap that the method closes; NaN where it is not known to be larger than 0."""
+        return self.dice.difference / self.gap if self.upper and self.upper.low > 0 else math.nan
 
 
 def answers(results: Results) -> list[Answer]:
@@ -110,7 +115,7 @@ def headline(found: Sequence[Answer], results: Results) -> str:
     if not found:
         return "No comparison is complete yet."
     if all(answer.verdict == "too few cases" for answer in found):
-        return f"Too few test cases ({found[0].dice.n}) to tell whether any method helps."
+        return f"Too few test cases ({found[0].dice.size}) to tell whether any method helps."
     gains = [answer for answer in found if answer.verdict == "gain"]
     losses = [answer for answer in found if answer.verdict == "loss"]
     if gains:
@@ -185,7 +190,7 @@ def _answer(results: Results, method: str, labeled: str) -> Answer | None:
     pair = both(seeds)
     overall = compare_dice(*pair)
     known = labeled != ALL and results.seeds((method, labeled), (BASELINE, labeled), (BASELINE, ALL)) == seeds
-    upper = mean_on_pairs(*pair, results.mean(BASELINE, ALL, seeds), "Dice") if known else math.nan
+    upper = compare_on_pairs(*pair, results.mean(BASELINE, ALL, seeds), "Dice") if known else None
     by_seed = tuple(compare_dice(*both([seed])).difference for seed in seeds)
     return Answer(method, labeled, tuple(seeds), overall, by_seed, upper, overall.p)
 
@@ -196,9 +201,9 @@ def _by_one_seed(answer: Answer) -> str:
 
 def _verdict_text(answer: Answer) -> str:
     if answer.verdict == "too few cases":
-        least = min(1.0, answer.tests * smallest_p(answer.dice.n))
+        least = min(1.0, answer.tests * smallest_p(answer.dice.groups))
         many = f", corrected for {answer.tests} tests" if answer.tests > 1 else ""
-        return f"Too few test cases to tell ({answer.dice.n}: p cannot be less than {least:.3g}{many})."
+        return f"Too few test cases to tell ({answer.dice.size}: p cannot be less than {least:.3g}{many})."
     if answer.verdict == "loss":
         return f"Loss{_by_one_seed(answer)}: worse than the supervised baseline."
     if answer.verdict == "no gain shown":

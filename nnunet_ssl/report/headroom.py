@@ -1,7 +1,8 @@
 """Was there anything to gain? Unlabelled scans stand in for labels, so compare few labels with all of them.
 
-Where all labels are not shown to beat few, the labels are not what limits the model: the budget, the plans or
-the test cases are. Then no method can show a gain, and a missing one says nothing about it.
+Where all labels beat few by next to nothing, the labels are not what limits the model: the budget or the
+plans are. Then no method can show a gain, and a missing one says nothing about it. Where the difference is
+not known well enough, the test cases are too few to say so.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from nnunet_ssl.benchmark.plan import ALL, BASELINE
 from nnunet_ssl.evaluation.compare import Comparison
 from nnunet_ssl.report.answers import bounds, compare_dice, points, signed
 from nnunet_ssl.report.results import Results
+
+LITTLE = 0.01  # a Dice point
 
 
 def headroom(results: Results, labeled: str) -> Comparison | None:
@@ -33,11 +36,24 @@ def headroom_notes(results: Results) -> list[str]:
         gap = headroom(results, labeled) if labeled != ALL else None
         if gap is None or gap.low > 0:
             continue
-        notes.append(
-            "Little to gain: supervised training with all labels is not shown to beat the one with "
+        seen = (
+            "supervised training with all labels is not shown to beat the one with "
             f"{results.name_of_labels(labeled)} ({points(gap.mean_a)} and {points(gap.mean_b)}, "
-            f"{signed(gap.difference)} {bounds(gap.low, gap.high)}), so it is not the labels that limit the "
-            "model. Train longer (or, if you cannot, with optimizer=adamw and initial_lr=0.003), or with "
-            "fewer labels, or take more test cases, before you judge a method."
+            f"{signed(gap.difference)} {bounds(gap.low, gap.high)})"
         )
+        notes.append(_little(seen) if gap.high < LITTLE else _unknown(seen))
     return notes
+
+
+def _little(seen: str) -> str:
+    return (
+        f"Little to gain: {seen}, so it is not the labels that limit the model. Train longer (or, if you "
+        "cannot, with optimizer=adamw and initial_lr=0.003), or with fewer labels, before you judge a method."
+    )
+
+
+def _unknown(seen: str) -> str:
+    return (
+        f"What is to be gained is not known: {seen}. Take more test cases, train longer, or with fewer "
+        "labels, before you judge a method."
+    )

@@ -124,7 +124,7 @@ def make_page(results: Results) -> Page:
         "tests": results.plan.tests,
         "exports": [f"export {k}={v}" for k, v in results.place.environment.items()],
         "commands": {run.name: done["commands"] for run, done in results.done.items()},
-        "bootstrap": bootstrap.METHOD,
+        "bootstrap": bootstrap.method(results.place.settings.group_regex is not None),
         "pseudo_labels": PSEUDO_LABELS in results.methods,
     }
     pictures = [p for p in (difference, efficiency, watching, *training, *cases) if p is not None]
@@ -186,7 +186,7 @@ def _folds(results: Results) -> list[dict[str, Any]]:
     return [
         {
             "fold": k,
-            "labels": fold.labeled,
+            "labels": results.name_of_labels(fold.labeled),
             "seed": fold.seed,
             "part": fold.part,
             "train": fold.train,

@@ -64,7 +64,7 @@ def efficiency_plot(results: Results) -> str:
         )
         if not math.isnan(upper[1]):
             axes.axhspan(upper[1], upper[2], color=GREY, alpha=0.08, lw=0)
-    ticks = [f"{results.labelled_cases(n):.3g}" + (" (all)" if n == ALL else "") for n in columns]
+    ticks = [f"{results.labelled_cases(n):.0f}" + (" (all)" if n == ALL else "") for n in columns]
     axes.set_xticks(range(len(columns)), ticks)
     axes.set_xlim(-0.5, len(columns) - 0.5)
     axes.set_xlabel("labelled cases")
@@ -149,7 +149,7 @@ def mean_dice(results: Results, method: str, labeled: str) -> tuple[float, float
     if not seeds:
         return None
     scores = results.mean(method, labeled, seeds)
-    low, high = bootstrap.intervals(scores.values["Dice"], scores.strata)[1]
+    low, high = bootstrap.intervals(scores.values["Dice"], scores.design)[1]
     return 100 * bootstrap.overall_mean(scores.values["Dice"]), 100 * low, 100 * high
 
 

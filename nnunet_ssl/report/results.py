@@ -57,11 +57,19 @@ class Results:
         return sum(sizes) / len(sizes)
 
     def name_of_labels(self, labeled: str) -> str:
-        """For a sentence: ``8 labels``, ``all 54 labels``, ``10 % of the labels (5)``."""
-        cases = f"{self.labelled_cases(labeled):.3g}"
+        """For a sentence: ``5 labels (10 %)``, ``20 labels (4 of each task)``, ``all 54 labels``.
+
+        The number is that of the labelled cases, mean over seeds and parts.
+        """
+        cases = f"{self.labelled_cases(labeled):.0f}"
         if labeled == ALL:
             return f"all {cases} labels"
-        return f"{float(labeled):.0%} of the labels ({cases})" if "." in labeled else f"{labeled} labels"
+        if "." in labeled:
+            return f"{cases} labels ({100 * float(labeled):.3g} %)"
+        if cases == labeled:
+            return f"{cases} labels"
+        several = any(len(set(scores.tasks)) > 1 for scores in self.scores.values())
+        return f"{cases} labels ({labeled} {'of each task' if several else 'asked for, groups stay whole'})"
 
     def seeds(self, *wanted: tuple[str, str]) -> list[int]:
         """Seeds for which each (method, labels) has a result."""

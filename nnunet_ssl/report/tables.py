@@ -48,8 +48,8 @@ def _answer_cells(answer: Answer) -> list[str]:
 
 
 def _pairs(row: Comparison) -> str:
-    """Their number, and in how many cases a label makes none."""
-    return f"{row.n}, both empty: {row.both_empty}" if row.both_empty else f"{row.n}"
+    """Their number, that of their groups, and in how many cases a label makes none."""
+    return f"{row.size}, both empty: {row.both_empty}" if row.both_empty else row.size
 
 
 def method_rows(results: Results) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def _complete(results: Results) -> Sequence[tuple[str, str]]:
 def _with_interval(scores: Scores, metric: str) -> str:
     values = scores.values[metric]
     mean = bootstrap.overall_mean(values)
-    low, high = bootstrap.intervals(values, scores.strata)[1]
+    low, high = bootstrap.intervals(values, scores.design)[1]
     if metric not in SMALLER_IS_BETTER:
         return f"{points(mean)} {bounds(low, high)}"
     if math.isnan(mean):

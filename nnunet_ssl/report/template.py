@@ -55,15 +55,16 @@ _FIGURE = """
 """
 
 _READING = """Dice is the mean of the labels over the test cases, averaged over the seeds, in percent.
-Differences are paired by case, and the means beside them are those of the pairs: where a label is not
-there and one of the two rightly predicts nothing, that counts 1 against a false alarm of the other; where
-both do, there is no pair (&ldquo;both empty&rdquo;: cases with such a label). All other means leave out
-what is rightly empty. Intervals: 95 %, {{ bootstrap }}, each of its own; p: Wilcoxon signed-rank test,
-two-sided, corrected for the number of answers above (Holm). The mean and the test can disagree: a few
-cases may gain much while most lose a little. A gain or a loss is claimed only if the interval leaves out
-0, p &lt; 0.05, the ranks of the test point the same way and no seed speaks against it. &ldquo;Of the
-gap&rdquo;: difference over what all labels would give on the same pairs. Intervals and tests speak of
-the test cases, not of other choices of labelled cases: compare the seeds for that. Distances are means
+Differences are paired by case, and the means beside them are those of the pairs: where a label is not there
+and one of the two rightly predicts nothing, that counts 1 against a false alarm of the other; where both
+do, there is no pair (&ldquo;both empty&rdquo;: cases with such a label). All other means leave out what is
+rightly empty. Intervals: 95 %, {{ bootstrap }}, each of its own; p: Wilcoxon signed-rank test, two-sided,
+of the groups' means where cases are grouped (frames of a patient are not independent), corrected for the
+number of answers above (Holm). The mean and the test can disagree: a few cases may gain much while most
+lose a little. A gain or a loss is claimed only if the interval leaves out 0, p &lt; 0.05, the ranks of the
+test point the same way and no seed speaks against it. &ldquo;Of the gap&rdquo;: difference over what all
+labels would give on the same pairs, where that is known to be more than nothing. Intervals and tests speak
+of the test cases, not of other choices of labelled cases: compare the seeds for that. Distances are means
 over the cases where both masks exist; &ldquo;missed&rdquo; counts the structures without any predicted
 voxel, which have no distance, &ldquo;false alarms&rdquo; those predicted where there are none."""
 
@@ -172,7 +173,7 @@ HTML = (
 {{ part | join(", ") }}</p>
 {% endfor %}
 {% for f in folds %}
-<p><strong>Fold {{ f.fold }} ({{ f.labels }} labels, seed {{ f.seed }}
+<p><strong>Fold {{ f.fold }} ({{ f.labels }}, seed {{ f.seed }}
 {%- if tests | length > 1 %}, part {{ f.part }}{% endif %}):</strong>
 labelled {{ f.train | join(", ") }}; online validation {{ f.val | join(", ") }};
 unlabelled {{ f.unlabeled | join(", ") or "none" }}</p>

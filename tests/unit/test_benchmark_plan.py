@@ -169,3 +169,9 @@ def test_a_plan_survives_json() -> None:
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
     with pytest.raises(DataError, match="was not written by"):
         Plan.from_json({"settings": {}})
+
+
+def test_whole_groups_are_said() -> None:
+    frames = Cases({f"p{i // 5}_{i:03d}": 0 for i in range(100)}, ["all"])
+    _, notes = draw(Wish(("X",), ("4", "10"), (0, 1)), frames, group_regex=r"p\d+")
+    assert notes == ["--labeled 4: all: 5 labelled cases, not 4, since groups stay whole."]

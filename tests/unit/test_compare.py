@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ from nnunet_ssl.evaluation.compare import (
     OVERALL,
     Comparison,
     compare,
+    compare_on_pairs,
     holm,
-    mean_on_pairs,
     rank_correlation,
     smallest_p,
     wilcoxon,
 )
 from nnunet_ssl.evaluation.scores import Scores, average, concatenate, scores_from_json
+from nnunet_ssl.evaluation.table import show_comparison
 
 NAN = float("nan")
 
@@ -150,9 +152,9 @@ def test_runs_that_are_rightly_empty_now_and_then() -> None:
 def test_a_third_model_on_the_pairs_of_two() -> None:
     one, other = (make(dice, healthy=(1, 2)) for dice in ([0.6, NAN, NAN], [0.7, NAN, 0.0]))
     third = make([0.0, NAN, 0.8], ("c1", "c2", "c0"), healthy=(0, 1))
-    assert mean_on_pairs(one, other, third, "Dice") == pytest.approx((0.8 + 1) / 2)  # c1 is no pair
+    assert compare_on_pairs(one, other, third, "Dice").mean_b == pytest.approx((0.8 + 1) / 2)  # c1 is no pair
     with pytest.raises(DataError, match="different references"):
-        mean_on_pairs(one, other, make([0.8, 0.5, 0.5]), "Dice")
+        compare_on_pairs(one, other, make([0.8, 0.5, 0.5]), "Dice")
 
 
 def test_each_task_has_a_row() -> None:
@@ -182,6 +184,55 @@ def test_wilcoxon_at_its_ends() -> None:
         assert wilcoxon(np.arange(1.0, n + 1)) == pytest.approx(smallest_p(n))
 
 
+def frames(groups: int, size: int, generator: np.random.Generator) -> tuple[Scores, Scores]:
+    """Two models of equal worth: which is better depends on the patient, and half of that on the frame."""
+    patient = np.repeat(generator.normal(0, 0.05, groups), size)
+    noise = generator.normal(0, 0.05, groups * size)
+    one = make(np.full(groups * size, 0.7), tuple(f"p{i // size}_{i}" for i in range(groups * size)))
+    return one, dataclasses.replace(one, values={"Dice": 0.7 + (patient + noise)[:, None]})
+
+
+def test_frames_of_a_patient_are_not_independent() -> None:
+    generator = np.random.default_rng(0)
+    shown = {False: 0, True: 0}
+    for _ in range(60):  # nothing is to be shown
+        pair = frames(12, 10, generator)
+        for grouped in shown:
+            one, other = (s.grouped(r"p\d+" if grouped else None) for s in pair)
+            shown[grouped] += abs(compare(one, other)[-1].shown())
+    assert shown[False] > 15  # of 60: a claim at 0.05 that is wrong one time in three
+    assert shown[True] <= 8
+
+
+def test_groups_by_hand() -> None:
+    one = make([0.5, 0.5, 0.5, 0.5, NAN], ("a_1", "a_2", "a_3", "b_1", "b_2"))
+    other = make([0.6, 0.7, 0.8, 0.4, NAN], ("a_1", "a_2", "a_3", "b_1", "b_2"))
+    row = compare(one.grouped("^."), other.grouped("^."))[0]
+    assert (row.n, row.groups, row.size) == (4, 2, "4 in 2 groups")
+    assert row.difference == pytest.approx(0.125)  # of the cases
+    assert row.p == wilcoxon(np.array([0.2, -0.1])) and row.ranks == pytest.approx(1 / 3)  # of the groups
+    assert (row.low, row.high) == pytest.approx((-0.1, 0.2))  # a draw of one group twice
+    alone = compare(one, other)[0]
+    assert (alone.n, alone.groups, alone.size) == (4, 4, "4")
+
+
+def test_groups_must_be_the_same() -> None:
+    one = make([0.5, 0.6], ("a_1", "b_1"))
+    with pytest.raises(DataError, match="other groups of cases. Evaluate both with the same --group-regex"):
+        compare(one.grouped("^."), one)
+    with pytest.raises(DataError, match="finds no group in case 'b_1'"):
+        one.grouped("a")
+
+
+def test_groups_stay_with_their_cases() -> None:
+    one = make([0.5, 0.6, 0.7], ("a_1", "b_1", "a_2")).grouped("^.")
+    assert one.select(("a_2", "b_1")).groups == ("a", "b")
+    assert average([one, one]).groups == one.groups
+    parts = [one.select(("a_1", "a_2")), one.select(("b_1",))]
+    assert concatenate(parts).groups == ("a", "a", "b")
+    assert one.grouped(None) == one or one.grouped(None).groups == one.groups
+
+
 def test_rank_correlation_by_hand() -> None:
     assert rank_correlation(np.array([0.1, 0.2, 0.4])) == 1.0
     assert rank_correlation(np.array([0.1, -0.2, 0.4, 0.0, NAN])) == pytest.approx((1 - 2 + 3) / 6)
@@ -193,7 +244,7 @@ def test_rank_correlation_by_hand() -> None:
 
 
 def test_what_is_shown() -> None:
-    row = Comparison("Dice", OVERALL, 12, 0, 0, 0.5, 0.52, 0.01, 0.03, 0.02, 0.7)
+    row = Comparison("Dice", OVERALL, 12, 12, 0, 0, 0.5, 0.52, 0.01, 0.03, 0.02, 0.7)
     assert row.shown() == 1 and row.shown(p=0.06) == 0  # a corrected p takes the place of its own
     assert Comparison(*vars(row).values()) == row
     changed = {**vars(row), "low": -0.03, "high": -0.01}
@@ -201,7 +252,7 @@ def test_what_is_shown() -> None:
     assert Comparison(**{**changed, "ranks": -0.7}).shown() == -1
     assert Comparison(**{**vars(row), "low": -0.01}).shown() == 0
     assert row.can_show(tests=24) and not row.can_show(tests=128)
-    assert not Comparison(**{**vars(row), "n": 5}).can_show()
+    assert not Comparison(**{**vars(row), "groups": 5}).can_show()
 
 
 def test_a_few_large_gains_against_many_small_losses_show_nothing() -> None:
@@ -315,7 +366,7 @@ def test_command_scores_both_and_compares(folders: Path, capsys: pytest.CaptureF
     assert dice["p"] == pytest.approx(2**-6)
     assert "Mean Dice: B is better than A (+0.25" in shown and "p = 0.0156, 7 cases" in shown
     table = (folders / "comparison.csv").read_text()
-    assert table.startswith("metric,label,pairs,left_out,both_empty,A,B,difference")
+    assert table.startswith("metric,label,pairs,groups,left_out,both_empty,A,B,difference")
     # evaluated before: no references needed, folders or files
     run_command("--compare", one, two / "evaluation.json")
     assert "B is better" in capsys.readouterr().out
@@ -323,6 +374,23 @@ def test_command_scores_both_and_compares(folders: Path, capsys: pytest.CaptureF
     assert "no difference shown" in capsys.readouterr().out
     with pytest.raises(ConfigError, match=r"-o: expected a name that ends in \.json, got out\.csv"):
         run_command("--compare", one, one, "-o", "out.csv")
+
+
+def test_command_keeps_groups(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = folders / "one", folders / "two"
+    run_command("-ref", folders / "ref", "--compare", one, two, "-np", 1, "--group-regex", ".")
+    content = json.loads((one / "evaluation.json").read_text())
+    assert [case["group"] for case in content["cases"]] == list("abcdefg")
+    assert "bootstrap over groups of cases" in content["intervals"]
+    with pytest.raises(DataError, match="finds no group in case 'b'"):
+        run_command("--compare", one, two, "--group-regex", "a")
+
+
+def test_the_table_says_that_cases_are_grouped() -> None:
+    pair = (s.grouped(r"p\d+") for s in frames(8, 2, np.random.default_rng(0)))
+    shown = show_comparison(compare(*pair), ("one", "two"))
+    assert "16 in 8 groups" in shown and "bootstrap over groups of cases" in shown
+    assert "Wilcoxon signed-rank test of the groups' means" in shown
 
 
 def test_command_says_what_is_missing(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:

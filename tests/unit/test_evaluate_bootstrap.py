@@ -7,6 +7,8 @@ import pytest
 from scipy import stats
 
 from nnunet_ssl.evaluation.bootstrap import (
+    Design,
+    group_means,
     interval,
     intervals,
     label_means,
@@ -61,8 +63,40 @@ def test_labels_of_a_case_are_drawn_together() -> None:
 def test_cases_are_drawn_within_their_task() -> None:
     # all cases of a task score alike: within a task nothing varies
     values = np.array([[0.2, NAN], [0.2, NAN], [NAN, 0.9], [NAN, 0.9], [NAN, 0.9]])
-    _, stratified = intervals(values, np.array([0, 0, 1, 1, 1]))
+    _, stratified = intervals(values, Design.of(["s", "s", "t", "t", "t"], ["a", "b", "c", "d", "e"]))
     assert stratified == pytest.approx((0.55, 0.55))
+
+
+def test_groups_are_drawn_whole() -> None:
+    # two patients, all frames of each alike: a draw holds one, the other or both
+    values = np.array([0.2] * 3 + [0.8] * 3)[:, None]
+    design = Design.of(["t"] * 6, ["a"] * 3 + ["b"] * 3)
+    samples = resampled_means(values, design)
+    assert set(np.round(samples[:, 0], 6)) == {0.2, 0.5, 0.8}
+    assert np.mean(np.isclose(samples, 0.2)) == pytest.approx(0.25, abs=0.02)
+    assert intervals(values, design)[1] == pytest.approx((0.2, 0.8))
+    assert np.isnan(intervals(values[:3], Design.of(["t"] * 3, ["a"] * 3))[1]).all()  # one cannot vary
+
+
+def test_groups_of_one_change_nothing() -> None:
+    values = np.random.default_rng(3).beta(8, 2, (20, 2))
+    tasks = ["s"] * 12 + ["t"] * 8
+    each = Design.of(tasks, [f"c{i:02d}" for i in range(20)])
+    assert (resampled_means(values[:, :1]) == resampled_means(values[:, :1], Design.independent(20))).all()
+    assert (each.strata == np.array([0] * 12 + [1] * 8)).all()
+    assert len(np.unique(each.groups)) == 20
+
+
+def test_a_group_of_two_tasks_is_two() -> None:
+    design = Design.of(["s", "t"], ["a", "a"])
+    assert len(np.unique(design.groups)) == 2
+
+
+def test_group_means_by_hand() -> None:
+    design = Design.of(["t"] * 5, ["b", "a", "b", "a", "c"])
+    assert group_means(np.array([1.0, 0.5, 2.0, NAN, NAN]), design) == pytest.approx(
+        [0.5, 1.5, NAN], nan_ok=True
+    )
 
 
 def test_a_rare_label_is_in_every_draw_of_the_mean() -> None:

@@ -179,6 +179,55 @@ def test_little_to_gain_is_said(tmp_path: Path) -> None:
     assert note in page.html and note in page.markdown
 
 
+def test_a_gap_that_is_not_known_is_not_called_little(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, (0,), ("8",))
+    for run in plan.runs():
+        dice = np.full((len(CASES), 2), 0.65) + np.random.default_rng(1).normal(0, 1e-3, (len(CASES), 2))
+        if run.labeled == ALL:  # 3 points better in the mean, and anything in a case
+            dice = dice + 0.03 + np.where(np.arange(len(CASES)) % 2, 0.2, -0.2)[:, None]
+        finish(tmp_path, plan, run, dice + 0.02 * (run.method == GOOD))
+    results = read_results(tmp_path)
+    [note] = headroom_notes(results)
+    assert note.startswith("What is to be gained is not known: ") and "Take more test cases" in note
+    good = answers(results)[0]
+    assert (
+        good.verdict == "gain" and good.gap == pytest.approx(0.03, abs=1e-3) and np.isnan(good.share_of_gap)
+    )
+    assert "of the gap" not in headline(answers(results), results)
+
+
+def test_cases_of_a_group_count_once(tmp_path: Path) -> None:
+    results = make_results(tmp_path)
+    assert answers(results)[0].dice.size == "12"
+    for run in results.done:
+        file = results.place.run(run) / "evaluation.json"
+        content = json.loads(file.read_text())
+        for i, case in enumerate(content["cases"]):
+            case["group"] = f"p{i // 4}"
+        file.write_text(json.dumps(content))
+    grouped = read_results(tmp_path)
+    answer = answers(grouped)[0]
+    assert answer.verdict == "too few cases" and answer.dice.difference == pytest.approx(
+        answers(results)[0].dice.difference
+    )
+    assert "Too few test cases to tell (12 in 3 groups: p cannot be less than 1," in sentence(answer, grouped)
+
+
+def test_labelled_cases_are_counted_where_they_are_named(tmp_path: Path) -> None:
+    results = make_results(tmp_path)
+    assert results.name_of_labels("8") == "8 labels"
+    fold = results.plan.folds[0]
+    ten = dataclasses.replace(fold, labeled="4", train=tuple(f"c{i}" for i in range(1234)))
+    plan = dataclasses.replace(results.plan, folds=(ten,))
+    assert dataclasses.replace(results, plan=plan).name_of_labels("4") == (
+        "1234 labels (4 asked for, groups stay whole)"
+    )
+    tasks = {key: dataclasses.replace(s, tasks=("s",) * 6 + ("t",) * 6) for key, s in results.scores.items()}
+    several = dataclasses.replace(results, plan=plan, scores=tasks)
+    assert several.name_of_labels("4") == "1234 labels (4 of each task)"
+    assert "Fold 0 (2 labels, seed 0" in make_page(results).html
+
+
 def test_headroom_needs_all_labels(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, (0,))
     for run in plan.runs():
@@ -235,7 +284,7 @@ def test_fractions_are_named_with_their_cases(tmp_path: Path) -> None:
     results = make_results(tmp_path)
     fold = dataclasses.replace(results.plan.folds[0], labeled="0.1")
     other = dataclasses.replace(results, plan=dataclasses.replace(results.plan, folds=(fold,)))
-    assert other.name_of_labels("0.1") == "10% of the labels (2)"
+    assert other.name_of_labels("0.1") == "2 labels (10 %)"
     assert results.name_of_labels(ALL) == "all 20 labels"
 
 
@@ -339,7 +388,7 @@ def test_a_mean_that_most_cases_contradict_is_no_gain(tmp_path: Path) -> None:
 
 def test_more_tests_need_more_cases(tmp_path: Path) -> None:
     answer = answers(make_results(tmp_path))[0]
-    eight = dataclasses.replace(answer, dice=dataclasses.replace(answer.dice, n=8))
+    eight = dataclasses.replace(answer, dice=dataclasses.replace(answer.dice, n=8, groups=8))
     assert dataclasses.replace(eight, tests=6).verdict == "gain"  # 6 * 2^-7 = 0.047
     assert dataclasses.replace(eight, tests=7).verdict == "too few cases"  # 0.055
 
