@@ -31,6 +31,7 @@ _FOLDER_ONLY = (
     "modality",
     "masks",
     "labels",
+    "allow_missing_labels",
     "channels",
     "image_key",
     "label_key",
@@ -142,6 +143,11 @@ def _add_folder_arguments(group: argparse._ArgumentGroup) -> None:
         help="names of the labels, in the order of their values; structures to take of RTSTRUCT, DICOM-SEG",
     )
     group.add_argument(
+        "--allow-missing-labels",
+        action="store_true",
+        help="a structure that nobody outlined in a scan is not there: it becomes background",
+    )
+    group.add_argument(
         "--channels", nargs="+", default=[], metavar="NAME", help="names of the channels; CT matters"
     )
     group.add_argument("--image-key", metavar="KEY", help="array of the scan in .h5 and .npz files")
@@ -210,6 +216,7 @@ def _options(args: argparse.Namespace) -> FolderOptions:
         spacing=tuple(args.spacing or ()),
         gray=args.gray,
         skip_orphans=args.skip_errors,
+        allow_missing=args.allow_missing_labels,
     )
 
 

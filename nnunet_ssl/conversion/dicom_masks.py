@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,31 @@ import SimpleITK as sitk
 
 from nnunet_ssl.conversion.dicom import read_series
 from nnunet_ssl.conversion.folder_scan import Item
-from nnunet_ssl.errors import DataError
+from nnunet_ssl.errors import DataError, few
 
 _EXTRA = "{0} needs {1}. Install it: pip install {1}"
+_CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+
+Draw = Callable[[sitk.Image], np.ndarray]  # the voxels of a scan that a structure covers
+
+
+def folded(name: str) -> str:
+    """A structure's name without what varies from file to file: upper and lower case, outer blanks."""
+    return name.strip().lower()
 
 
 def names_in(item: Item) -> list[str]:
-    """Names of the structures or segments in a file."""
-    if item.kind == "rtstruct":
-        return [str(roi.ROIName) for roi in _rtstruct(item.path).get("StructureSetROISequence", [])]
-    seg = _segmentation(item.path)
-    return [str(seg.get_segment_description(n).segment_label) for n in seg.segment_numbers]
+    """Names of the outlined structures, or of the segments, in a file."""
+    return [name for name, _ in _drawings(item.kind, item.path)]
 
 
 def read_structures(
-    kind: str, files: Sequence[Path], directory: Path, series: str, names: Sequence[str]
+    kind: str,
+    files: Sequence[Path],
+    directory: Path,
+    series: str,
+    names: Sequence[str],
+    allow_missing: bool = False,
 ) -> sitk.Image:
     """Label map of a series: ``names[k]`` gets the value ``k + 1``; later ones win where they overlap.
 
@@ -35,38 +46,52 @@ def read_structures(
         directory: of the series.
         series: its identifier.
         names: structures to take, in the order of their values; upper and lower case do not matter.
+        allow_missing: a structure that is not there is background.
+
+    Raises:
+        DataError: a structure covers no voxel, or lies elsewhere than the scan.
     """
     scan = read_series(directory, series)
     label = np.zeros(scan.GetSize()[::-1], dtype=np.uint8 if len(names) < 256 else np.uint16)
-    masks = _structures(files, scan) if kind == "rtstruct" else _segments(files, scan)
-    wanted = [name.strip().lower() for name in names]
-    found = [(wanted.index(name), mask) for name, mask in masks if name in wanted]
-    for value, mask in sorted(found, key=lambda pair: pair[0]):
-        label[mask] = value + 1
+    found = [(name, draw) for file in files for name, draw in _drawings(kind, file)]
+    for value, wanted in enumerate(names, start=1):
+        covered = False
+        for draw in [draw for name, draw in found if folded(name) == folded(wanted)]:
+            mask = draw(scan)
+            label[mask] = value
+            covered |= bool(mask.any())
+        if not (covered or allow_missing):
+            there = ", ".join(sorted({name.strip() for name, _ in found})) or "none"
+            raise DataError(
+                f"{few(files)}: {wanted} covers no voxel of the scan. Expected all structures in each scan, "
+                f"found {there}. Correct the file, or add --allow-missing-labels if this patient is really "
+                "without."
+            )
     image = sitk.GetImageFromArray(label)
     image.CopyInformation(scan)
     return image
 
 
-def _structures(files: Sequence[Path], scan: sitk.Image) -> Iterator[tuple[str, np.ndarray]]:
-    for file in files:
-        content = _rtstruct(file)
-        names = {roi.ROINumber: str(roi.ROIName) for roi in content.get("StructureSetROISequence", [])}
-        for roi in content.get("ROIContourSequence", []):
-            contours = [c.ContourData for c in roi.get("ContourSequence", []) if _is_closed(c)]
-            name = names.get(roi.ReferencedROINumber, "")
-            yield name.strip().lower(), _filled(contours, scan, f"{file}, {name}")
+def _drawings(kind: str, file: Path) -> Iterator[tuple[str, Draw]]:
+    """Name of each structure in a file, and how to draw it."""
+    return _structures(file) if kind == "rtstruct" else _segments(file)
 
 
-def _is_closed(contour: Any) -> bool:
-    return str(contour.get("ContourGeometricType", "")).startswith("CLOSED_PLANAR")
+def _structures(file: Path) -> Iterator[tuple[str, Draw]]:
+    content = _rtstruct(file)
+    names = {roi.ROINumber: str(roi.ROIName) for roi in content.get("StructureSetROISequence", [])}
+    for roi in content.get("ROIContourSequence", []):
+        closed = [c for c in roi.get("ContourSequence", []) if c.get("ContourGeometricType", "") in _CLOSED]
+        name = names.get(roi.ReferencedROINumber, "")
+        if closed:
+            yield name, partial(_filled, closed, name=f"{file}, {name}")
 
 
-def _filled(contours: Sequence[Sequence[float]], scan: sitk.Image, name: str) -> np.ndarray:
+def _filled(contours: Sequence[Any], scan: sitk.Image, name: str) -> np.ndarray:
     """Voxels whose centres lie inside an odd number of the contours of their slice, so that holes stay open.
 
     Args:
-        contours: x, y, z of each point in turn, in mm, as DICOM has them.
+        contours: items of a contour sequence; one that is stored twice counts once.
         scan: whose voxels are meant.
         name: for the message.
     """
@@ -74,10 +99,8 @@ def _filled(contours: Sequence[Sequence[float]], scan: sitk.Image, name: str) ->
 
     mask = np.zeros(scan.GetSize()[::-1], dtype=bool)
     axes = np.reshape(scan.GetDirection(), (3, 3)) * scan.GetSpacing()
-    for contour in contours:
-        points = (np.reshape(np.asarray(contour, dtype=float), (-1, 3)) - scan.GetOrigin()) @ np.linalg.inv(
-            axes
-        ).T
+    for contour in dict.fromkeys(tuple(map(float, c.ContourData)) for c in contours):
+        points = (np.reshape(contour, (-1, 3)) - scan.GetOrigin()) @ np.linalg.inv(axes).T
         depth = points[:, 2]
         slice_ = int(np.rint(depth.mean()))
         if np.abs(depth - slice_).max() > 0.3 or not 0 <= slice_ < len(mask):
@@ -91,15 +114,15 @@ def _filled(contours: Sequence[Sequence[float]], scan: sitk.Image, name: str) ->
     return mask
 
 
-def _segments(files: Sequence[Path], scan: sitk.Image) -> Iterator[tuple[str, np.ndarray]]:
-    for file in files:
-        seg = _segmentation(file)
-        for number in seg.segment_numbers:
-            name = str(seg.get_segment_description(number).segment_label).strip().lower()
-            volume = seg.get_volume(
-                segment_numbers=[number], combine_segments=True, allow_missing_positions=True
-            )
-            yield name, _on_scan(volume, scan)
+def _segments(file: Path) -> Iterator[tuple[str, Draw]]:
+    seg = _segmentation(file)
+    for number in seg.segment_numbers:
+        yield str(seg.get_segment_description(number).segment_label), partial(_segment, seg, number)
+
+
+def _segment(seg: Any, number: int, scan: sitk.Image) -> np.ndarray:
+    volume = seg.get_volume(segment_numbers=[number], combine_segments=True, allow_missing_positions=True)
+    return _on_scan(volume, scan)
 
 
 def _on_scan(volume: Any, scan: sitk.Image) -> np.ndarray:

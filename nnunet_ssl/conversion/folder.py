@@ -174,7 +174,9 @@ def _label(one: Pair, labels: LabelPlan, options: FolderOptions) -> Source | Non
     kind, files = one.masks[0].kind, tuple(mask.path for mask in one.masks)
     if kind in ("rtstruct", "seg"):
         scan = one.images[0]
-        return partial(read_structures, kind, files, scan.path, scan.series, labels.names)
+        return partial(
+            read_structures, kind, files, scan.path, scan.series, labels.names, options.allow_missing
+        )
     if kind == "series":
         return partial(read_series, one.masks[0].path, one.masks[0].series)
     if len(files) > 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,11 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from nnunet_ssl.conversion.dicom_masks import names_in
+from nnunet_ssl.conversion.dicom_masks import folded, names_in
 from nnunet_ssl.conversion.folder_names import Pair
 from nnunet_ssl.conversion.folder_options import FolderOptions, label_key
 from nnunet_ssl.conversion.images import PICTURES, ending_of, read_array, read_file, read_picture
-from nnunet_ssl.errors import ConfigError, DataError
+from nnunet_ssl.errors import ConfigError, DataError, few
 from nnunet_ssl.parallel import run_jobs
 
 _HALF = 127  # JPEG blurs the edges of a mask
@@ -54,8 +53,10 @@ def plan_labels(pairs: Sequence[Pair], options: FolderOptions, processes: int = 
     if len(kinds) > 1:
         raise DataError(f"Masks are of several kinds ({', '.join(sorted(kinds))}). Choose one with --masks.")
     if kinds & {"rtstruct", "seg"}:
-        found = Counter(name.strip() for mask in masks for name in {*names_in(mask)})
-        return _named_structures(found, options.labels)
+        held = {
+            p.identifier: {n.strip() for mask in p.masks for n in names_in(mask)} for p in pairs if p.masks
+        }
+        return _named_structures(held, options)
     files = [mask.path for mask in masks if mask.kind != "series"]
     if any(ending_of(file) in (".jpg", ".jpeg") for file in files):
         return _binary(options.labels)
@@ -85,18 +86,46 @@ def parse_labels(texts: Iterable[str]) -> dict[str, int | None]:
     return named
 
 
-def _named_structures(found: Counter[str], wanted: Sequence[str]) -> LabelPlan:
-    known = {name.lower(): name for name in found}
-    names = tuple(wanted) or tuple(sorted(found, key=str.lower))
-    missing = [name for name in names if name.lower() not in known]
+def _named_structures(held: Mapping[str, set[str]], options: FolderOptions) -> LabelPlan:
+    """Number the structures that are wanted; ``held`` names those of each case."""
+    found = sorted({name for names in held.values() for name in names}, key=lambda name: (folded(name), name))
+    known: dict[str, str] = {}
+    for name in found:
+        known.setdefault(folded(name), name)
+    names = options.labels or tuple(known.values())
+    if len({folded(name) for name in names}) < len(names):
+        raise ConfigError(f"--labels: {', '.join(names)} names a structure twice.")
+    missing = [name for name in names if folded(name) not in known]
     if missing:
-        raise DataError(f"--labels: no file holds {', '.join(missing)}. Found: {', '.join(sorted(found))}.")
-    left = [name for name in sorted(found) if name.lower() not in {n.lower() for n in names}]
+        raise DataError(f"--labels: no file holds {', '.join(missing)}. Found: {', '.join(found)}.")
     notes = [f"Where structures overlap, the later one holds: {', '.join(names)}."] if len(names) > 1 else []
+    left = [name for name in found if folded(name) not in {folded(n) for n in names}]
     if left:
         notes.append(f"Structures not taken: {', '.join(left)}.")
+    notes += _lacking(held, names, options)
     labels = {"background": 0, **{name: value for value, name in enumerate(names, start=1)}}
     return LabelPlan(labels, {v: v for v in labels.values()}, names, notes=tuple(notes))
+
+
+def _lacking(held: Mapping[str, set[str]], names: Sequence[str], options: FolderOptions) -> list[str]:
+    """Say which cases lack structures: what nobody outlined would be taught as background."""
+    lacking = []
+    for case, has in held.items():
+        here = {folded(name) for name in has}
+        if missing := [name for name in names if folded(name) not in here]:
+            lacking.append(f"{case} has no {', '.join(missing)} (it has {', '.join(sorted(has)) or 'none'})")
+    if not lacking:
+        return []
+    found = f"Structures are missing in {len(lacking)} of {len(held)} cases: {few(lacking)}."
+    if options.allow_missing:
+        return [f"{found} They are taken to be without."]
+    if options.skip_orphans:
+        return [f"{found} These cases are left out."]
+    raise DataError(
+        f"{found} Give each structure one name in all files, say with --labels which to take, add "
+        "--allow-missing-labels if these patients are really without, or leave the cases out with "
+        "--skip-errors."
+    )
 
 
 def _binary(wanted: Sequence[str]) -> LabelPlan:

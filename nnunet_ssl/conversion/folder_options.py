@@ -28,7 +28,8 @@ class FolderOptions:
         axes: order of their axes.
         spacing: of their voxels, x, y, z in mm.
         gray: pictures with colours become gray.
-        skip_orphans: leave out masks that fit no scan.
+        skip_orphans: leave out masks that fit no scan, and cases that lack structures.
+        allow_missing: a structure that was not outlined is not there.
     """
 
     images: str | None = None
@@ -42,6 +43,7 @@ class FolderOptions:
     spacing: tuple[float, ...] = ()
     gray: bool = False
     skip_orphans: bool = False
+    allow_missing: bool = False
 
 
 def image_key(path: Path, options: FolderOptions) -> str:

@@ -42,7 +42,7 @@ def write_series(
     return slices
 
 
-def write_structures(path, slices, structures):
+def write_structures(path, slices, structures, kind="CLOSED_PLANAR"):
     """An RTSTRUCT. ``structures`` is name -> list of contours, each (slice, [(x, y) in mm, ...])."""
     ds = _empty(RTSTRUCT_STORAGE)
     ds.Modality, ds.SeriesInstanceUID, ds.StudyInstanceUID = (
@@ -64,7 +64,7 @@ def write_structures(path, slices, structures):
         drawn.ReferencedROINumber, drawn.ContourSequence = number, []
         for slice_, points in contours:
             contour = Dataset()
-            contour.ContourGeometricType, contour.NumberOfContourPoints = "CLOSED_PLANAR", len(points)
+            contour.ContourGeometricType, contour.NumberOfContourPoints = kind, len(points)
             depth = ORIGIN[2] + slice_ * SPACING[2]
             contour.ContourData = [float(v) for x, y in points for v in (x, y, depth)]
             drawn.ContourSequence.append(contour)

@@ -13,7 +13,7 @@ from nnunet_ssl.conversion.folder import plan_folder  # noqa: E402
 from nnunet_ssl.conversion.folder_options import FolderOptions  # noqa: E402
 from nnunet_ssl.conversion.recipes import plan_recipe  # noqa: E402
 from nnunet_ssl.conversion.writer import write_dataset  # noqa: E402
-from nnunet_ssl.errors import DataError  # noqa: E402
+from nnunet_ssl.errors import ConfigError, DataError  # noqa: E402
 from tests.unit.convert_files import NAME, blob, files, read, splits, write  # noqa: E402
 from tests.unit.dicom_files import ORIGIN, SPACING, rectangle, write_series, write_structures  # noqa: E402
 
@@ -141,6 +141,91 @@ def test_all_structures_unless_some_are_named(tmp_path):
     assert planned(tmp_path / "in").plan.labels == {"background": 0, "BODY": 1, "Liver": 2, "Tumour": 3}
     with pytest.raises(DataError, match="no file holds Spleen. Found: BODY, Liver, Tumour"):
         planned(tmp_path / "in", labels=("Spleen",))
+
+
+def patients(folder, *structures):
+    """Patients p1, p2, ... with an outline of each structure named, one slice above the other."""
+    for n, names in enumerate(structures, start=1):
+        slices = write_series(folder / f"p{n}" / "ct", ct(n))
+        drawn = {
+            name: [(k, rectangle(1, 1, 3, 3))] if name != "drawn nowhere" else []
+            for k, name in enumerate(names)
+        }
+        write_structures(folder / f"p{n}" / "rt" / "rt.dcm", slices, drawn)
+    return folder
+
+
+def test_structure_that_a_patient_lacks_is_no_background(tmp_path, raw):
+    folder = patients(
+        tmp_path / "in", ("Liver", "Tumour"), ("Leber", "Tumour"), ("liver_old", "drawn nowhere")
+    )
+    wanted = {"labels": ("Liver", "Tumour")}
+    with pytest.raises(DataError) as refused:
+        planned(folder, **wanted)
+    assert "missing in 2 of 3 cases" in str(refused.value)
+    assert "p2 has no Liver (it has Leber, Tumour), p3 has no Liver, Tumour (it has liver_old)" in str(
+        refused.value
+    )
+    with pytest.raises(DataError, match="p1 has no Leber, liver_old"):
+        planned(folder)  # all structures, but no patient has them all
+    left_out = planned(folder, **wanted, skip_orphans=True)
+    assert any("missing in 2 of 3 cases" in note and "left out" in note for note in left_out.notes)
+    write_dataset(left_out.plan, skip_errors=True)
+    assert files(raw / NAME / "labelsTr") == ["p1.nii.gz"]
+
+
+def test_structures_may_be_missing_where_the_user_says_so(tmp_path, raw):
+    folder = patients(tmp_path / "in", ("Liver", "Tumour"), ("Liver",))
+    plan = planned(folder, labels=("Liver", "Tumour"), allow_missing=True)
+    assert any(
+        "p2 has no Tumour (it has Liver). They are taken to be without." in note for note in plan.notes
+    )
+    write_dataset(plan.plan)
+    assert set(read(raw / NAME / "labelsTr/p1.nii.gz").ravel()) == {0, 1, 2}
+    assert set(read(raw / NAME / "labelsTr/p2.nii.gz").ravel()) == {0, 1}
+
+
+def test_structure_smaller_than_a_voxel_is_refused(tmp_path):
+    slices = write_series(tmp_path / "ct", ct())
+    point = [(ORIGIN[0] + 0.1, ORIGIN[1] + 0.1)] * 3
+    file = write_structures(
+        tmp_path / "rt.dcm", slices, {"Liver": [(1, point)], "Lung": [(1, rectangle(1, 1, 3, 3))]}
+    )
+    read = ("rtstruct", (file,), tmp_path / "ct", slices[0].SeriesInstanceUID, ("liver",))
+    with pytest.raises(DataError, match=r"liver covers no voxel of the scan.*found Liver, Lung\."):
+        read_structures(*read)
+    assert not sitk.GetArrayFromImage(read_structures(*read, allow_missing=True)).any()
+
+
+def test_upper_and_lower_case_and_blanks_make_no_other_structure(tmp_path, raw):
+    folder = patients(tmp_path / "in", ("Liver",), ("LIVER ",))
+    plan = planned(folder).plan
+    assert plan.labels == {"background": 0, "LIVER": 1}
+    write_dataset(plan)
+    for case in ("p1", "p2"):
+        assert set(read(raw / NAME / f"labelsTr/{case}.nii.gz").ravel()) == {0, 1}
+    with pytest.raises(ConfigError, match="names a structure twice"):
+        planned(folder, labels=("Liver", "liver"))
+
+
+def test_structures_not_asked_for_do_no_harm(tmp_path, raw):
+    """A treatment couch reaches beyond the scan."""
+    slices = write_series(tmp_path / "in" / "p1" / "ct", ct())
+    couch = [(1.5, rectangle(0, 0, 2, 2)), (9, rectangle(0, 0, 2, 2))]
+    drawn = {"Liver": [(1, rectangle(1, 1, 3, 3))], "CouchSurface": couch}
+    write_structures(tmp_path / "in" / "p1" / "rt" / "rt.dcm", slices, drawn)
+    write_dataset(planned(tmp_path / "in", labels=("Liver",)).plan)
+    (label,) = (raw / NAME / "labelsTr").iterdir()
+    assert read(label).sum() == 9
+
+
+@pytest.mark.parametrize("kind", ["CLOSED_PLANAR", "CLOSEDPLANAR_XOR"])
+def test_contour_stored_twice_counts_once(tmp_path, kind):
+    slices = write_series(tmp_path / "ct", ct())
+    outline = (1, rectangle(1, 1, 4, 4))
+    file = write_structures(tmp_path / "rt.dcm", slices, {"Liver": [outline, outline]}, kind)
+    label = read_structures("rtstruct", (file,), tmp_path / "ct", slices[0].SeriesInstanceUID, ("Liver",))
+    assert sitk.GetArrayFromImage(label).sum() == 16
 
 
 def test_contour_off_the_series_is_refused(tmp_path):
