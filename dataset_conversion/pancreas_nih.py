@@ -34,7 +34,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_ssl.conversion.cases import Case
-from nnunet_ssl.conversion.dicom import INSTANCE_NUMBER, only_series, read_series, series_files, tag
+from nnunet_ssl.conversion.dicom import read_series, slices_of
+from nnunet_ssl.conversion.folder_scan import only_series
 from nnunet_ssl.conversion.images import read_volume
 from nnunet_ssl.conversion.paper_splits import Split, fold_with_last
 from nnunet_ssl.conversion.recipes import Download, Recipe
@@ -95,15 +96,15 @@ def read_scan(patient: Path) -> sitk.Image:
 
 def read_label(patient: Path, label: Path) -> sitk.Image:
     """The label map of a patient on the voxels of the CT."""
-    directory, uid = only_series(patient)
-    scan = read_series(directory, uid)
+    directory, files = only_series(patient)
+    scan = read_series(directory, files)
     array = sitk.GetArrayFromImage(read_volume(label))  # slices, rows, columns
     expected = scan.GetSize()[::-1]
     if array.shape != expected:
         raise DataError(
             f"{label} has the shape {array.shape}, but the series of {patient.name} has {expected}."
         )
-    instances = [int(tag(file, INSTANCE_NUMBER) or 0) for file in series_files(directory, uid)]
+    instances = [int(one.get("InstanceNumber") or 0) for one in slices_of(directory, files)]
     if len(set(instances)) != len(instances):
         raise DataError(f"{directory}: several slices bear one InstanceNumber. Download the series again.")
     array = array[np.argsort(np.argsort(instances))]  # the label's slices, in the order of the volume's

@@ -4,52 +4,70 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
 from nnunet_ssl.errors import DataError
 
-INSTANCE_NUMBER = "0020|0013"
-_POSITION, _ORIENTATION = "0020|0032", "0020|0037"
+_TAGS = (
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "InstanceNumber",
+    "NumberOfFrames",
+    "RescaleSlope",
+    "RescaleIntercept",
+)
 
 
-def series_beneath(folder: Path) -> list[tuple[Path, str]]:
-    """Directory and identifier of every series beneath a folder."""
-    directories = sorted({path.parent for path in folder.rglob("*") if path.is_file()})
-    return [(d, uid) for d in directories for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(d))]
-
-
-def only_series(folder: Path) -> tuple[Path, str]:
-    """Directory and identifier of the one series beneath a folder.
+def header(path: Path, tags: Sequence[str]) -> Any:
+    """Entries of a DICOM file, without its pixels.
 
     Raises:
-        DataError: there is none, or several.
+        DataError: pydicom is not installed, or the file is unreadable.
     """
-    found = series_beneath(folder)
-    if len(found) != 1:
-        raise DataError(f"{folder}: expected one DICOM series beneath it, found {len(found)}.")
-    return found[0]
+    try:
+        import pydicom
+    except ImportError as error:
+        raise DataError(f"{path} is DICOM, which needs pydicom. Install it: pip install pydicom") from error
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(tags))
+    except (pydicom.errors.InvalidDicomError, OSError, EOFError) as error:
+        raise DataError(f"{path} is unreadable as DICOM: {error}. Remove it, or export it again.") from error
 
 
-def series_files(directory: Path, uid: str) -> list[str]:
-    """Files of a series, along the normal of its slices."""
-    return list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(directory), uid))
+def slices_of(directory: Path, files: Sequence[str]) -> list[Any]:
+    """Headers of the files of a series, along the normal of its slices; by number where that is unknown.
+
+    Raises:
+        DataError: a file is unreadable.
+    """
+    slices = [header(directory / file, _TAGS) for file in files]
+    places = _places(slices)
+    if places is None:
+        return sorted(slices, key=lambda one: int(one.get("InstanceNumber") or 0))
+    along = places[0] @ _normal(places[1][0])
+    return [slices[k] for k in np.argsort(along, kind="stable")]
 
 
-def read_series(directory: Path, uid: str) -> sitk.Image:
+def read_series(directory: Path, files: Sequence[str]) -> sitk.Image:
     """Read a series, in Hounsfield units where the header gives the scale.
 
+    Args:
+        directory: that the files lie in or below.
+        files: their names, relative to it, in any order.
+
     Raises:
-        DataError: slices are missing, doubled or differ in size, or a file is unreadable.
+        DataError: slices are missing, doubled, shifted or differ in size, or a file is unreadable.
     """
-    files = series_files(directory, uid)
-    if not files:
-        raise DataError(f"{directory} holds no series {uid}.")
-    if len(files) > 1:
-        check_spacing(files, directory)
+    slices = slices_of(directory, files)
+    _check_slices(slices, directory)
     reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(files)
+    reader.SetFileNames([str(one.filename) for one in slices])
+    if len({(one.get("RescaleSlope"), one.get("RescaleIntercept")) for one in slices}) > 1:
+        reader.SetOutputPixelType(sitk.sitkFloat32)  # else the first slice's type, which may be whole numbers
     try:
         image = reader.Execute()
     except RuntimeError as error:
@@ -60,41 +78,63 @@ def read_series(directory: Path, uid: str) -> sitk.Image:
     return image
 
 
-def check_spacing(files: Sequence[str], where: Path) -> None:
-    """Raise ``DataError`` unless the slices lie at equal distances, to a tenth of one."""
-    positions = [_numbers(tag(file, _POSITION)) for file in files]
-    orientation = _numbers(tag(files[0], _ORIENTATION))
-    if any(p is None for p in positions) or orientation is None:
+def _check_slices(slices: Sequence[Any], where: Path) -> None:
+    """Raise ``DataError`` unless the slices are the planes of one upright grid."""
+    for one in slices:
+        if int(one.get("NumberOfFrames") or 1) > 1:
+            raise DataError(
+                f"{one.filename} holds {one.NumberOfFrames} frames: expected a file for each slice. Export "
+                "it as an ordinary series, or convert it to NIfTI first (dcm2niix)."
+            )
+    places = _places(slices)
+    if len(slices) == 1 or places is None:
         return  # secondary captures and the like: nothing is known of their places
-    normal = np.cross(orientation[:3], orientation[3:])
-    along = np.array(positions) @ normal
+    positions, orientations = places
+    if np.abs(orientations - orientations[0]).max() > 1e-3:
+        raise DataError(
+            f"{where}: slices are turned against each other: the series holds several volumes. Export them "
+            "as series of their own."
+        )
+    normal = _normal(orientations[0])
+    along = positions @ normal
+    _check_steps(along, [str(Path(one.filename).relative_to(where)) for one in slices], where)
+    sideways = positions - positions[0] - np.outer(along - along[0], normal)
+    drift, pixel = np.linalg.norm(sideways, axis=1).max(), min(slices[0].get("PixelSpacing") or [1.0])
+    if drift > 0.5 * pixel:
+        raise DataError(
+            f"{where}: slices are shifted sideways, by up to {drift:.4g} mm, as under a tilted gantry. "
+            "Convert the scan to an upright grid first (dcm2niix does)."
+        )
+
+
+def _check_steps(along: np.ndarray, names: Sequence[str], where: Path) -> None:
+    """Raise ``DataError`` unless the slices lie at equal distances, to a tenth of one."""
     steps = np.diff(along)
     usual = float(np.median(steps))
-    if usual == 0 or (np.abs(steps) < 1e-3 * abs(usual)).any():
+    if (steps <= 1e-3 * usual).any():
+        twice = int(np.argmin(steps))
         raise DataError(
-            f"{where}: {len(files)} slices lie at {len(np.unique(along.round(3)))} places: the series holds "
-            "several volumes (phases, echoes). Export them as series of their own."
+            f"{where}: {len(along)} slices lie at {len(np.unique(along.round(3)))} places, {names[twice]} "
+            f"where {names[twice + 1]} is: the series holds several volumes (phases, echoes), or copies. "
+            "Export volumes as series of their own, remove copies."
         )
     if np.abs(steps / usual - 1).max() > 0.1:
         gap = int(np.argmax(np.abs(steps / usual - 1)))
         raise DataError(
-            f"{where}: slices are {usual:.4g} mm apart, but {steps[gap]:.4g} mm between "
-            f"{Path(files[gap]).name} and {Path(files[gap + 1]).name}: slices are missing. Export the series "
-            "again."
+            f"{where}: slices are {usual:.4g} mm apart, but {steps[gap]:.4g} mm between {names[gap]} and "
+            f"{names[gap + 1]}: slices are missing. Export the series again."
         )
 
 
-def tag(file: str, key: str) -> str:
-    """Text of a header entry such as ``0020|0013``; empty if it is not there."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(file)
-    reader.SetImageIO("GDCMImageIO")
-    reader.ReadImageInformation()
-    return str(reader.GetMetaData(key)).strip() if reader.HasMetaDataKey(key) else ""
-
-
-def _numbers(text: str) -> list[float] | None:
-    try:
-        return [float(part) for part in text.split("\\")] if text else None
-    except ValueError:
+def _places(slices: Sequence[Any]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Position and orientation of every slice, if each has them."""
+    positions = [one.get("ImagePositionPatient") or () for one in slices]
+    orientations = [one.get("ImageOrientationPatient") or () for one in slices]
+    if {len(p) for p in positions} != {3} or {len(o) for o in orientations} != {6}:
         return None
+    return np.array(positions, dtype=float), np.array(orientations, dtype=float)
+
+
+def _normal(orientation: np.ndarray) -> np.ndarray:
+    normal = np.cross(orientation[:3], orientation[3:])
+    return normal / np.linalg.norm(normal)

@@ -34,7 +34,7 @@ def read_structures(
     kind: str,
     files: Sequence[Path],
     directory: Path,
-    series: str,
+    slices: Sequence[str],
     names: Sequence[str],
     allow_missing: bool = False,
 ) -> sitk.Image:
@@ -44,14 +44,14 @@ def read_structures(
         kind: ``rtstruct`` or ``seg``.
         files: of the same series.
         directory: of the series.
-        series: its identifier.
+        slices: its files, relative to the directory.
         names: structures to take, in the order of their values; upper and lower case do not matter.
         allow_missing: a structure that is not there is background.
 
     Raises:
         DataError: a structure covers no voxel, or lies elsewhere than the scan.
     """
-    scan = read_series(directory, series)
+    scan = read_series(directory, slices)
     label = np.zeros(scan.GetSize()[::-1], dtype=np.uint8 if len(names) < 256 else np.uint16)
     found = [(name, draw) for file in files for name, draw in _drawings(kind, file)]
     for value, wanted in enumerate(names, start=1):

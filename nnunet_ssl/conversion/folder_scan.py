@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from nnunet_ssl.conversion.dicom import header
 from nnunet_ssl.conversion.images import ARRAYS, PICTURES, VOLUMES, ending_of
 from nnunet_ssl.errors import DataError
 
@@ -16,13 +18,16 @@ Kind = Literal["volume", "picture", "array", "series", "rtstruct", "seg"]
 _ENDINGS: dict[Kind, tuple[str, ...]] = {"volume": VOLUMES, "picture": PICTURES, "array": ARRAYS}
 _DICOM = (".dcm", ".ima", ".dicom")
 _TAGS = (
+    "SOPClassUID",
     "SeriesInstanceUID",
     "Modality",
+    "ImagePositionPatient",
     "ImageType",
     "Rows",
     "ReferencedFrameOfReferenceSequence",
     "ReferencedSeriesSequence",
 )
+_CAPTURE = "1.2.840.10008.5.1.4.1.1.7."  # Secondary Capture; those of several frames go on with 1 to 4
 DATA_OF_OTHERS = (".raw", ".zraw", ".img")  # pixels of .mhd, .nhdr and .hdr files
 
 
@@ -31,16 +36,18 @@ class Item:
     """A scan or a mask.
 
     Attributes:
-        path: its file; the directory of a DICOM series.
+        path: its file; the directory that a DICOM series lies in or below.
         kind: what it is.
         series: DICOM series: its own; of an RTSTRUCT or DICOM-SEG: the one that it outlines.
         modality: as DICOM has it.
+        files: of a DICOM series, relative to its directory.
     """
 
     path: Path
     kind: Kind
     series: str = ""
     modality: str = ""
+    files: tuple[str, ...] = ()
 
 
 def items_in(folder: Path) -> tuple[list[Item], list[Path]]:
@@ -53,9 +60,9 @@ def items_in(folder: Path) -> tuple[list[Item], list[Path]]:
         raise DataError(f"Expected a folder of scans, but {folder} is none.")
     items: list[Item] = []
     unknown: list[Path] = []
+    dicom: list[Path] = []
     for directory, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        dicom = []
         for name in sorted(name for name in files if not name.startswith(".")):
             path = Path(directory) / name
             kind = _kind_of(path)
@@ -65,10 +72,20 @@ def items_in(folder: Path) -> tuple[list[Item], list[Path]]:
                 dicom.append(path)
             elif ending_of(path) not in DATA_OF_OTHERS:
                 unknown.append(path)
-        found, others = _series_of(Path(directory), dicom)
-        items += found
-        unknown += others
-    return items, unknown
+    found, others = _series_of(dicom)
+    return [*items, *found], [*unknown, *others]
+
+
+def only_series(folder: Path) -> tuple[Path, tuple[str, ...]]:
+    """The one DICOM series beneath a folder, as ``read_series`` takes it.
+
+    Raises:
+        DataError: there is none, or several.
+    """
+    found = [item for item in items_in(folder)[0] if item.kind == "series"]
+    if len(found) != 1:
+        raise DataError(f"{folder}: expected one DICOM series beneath it, found {len(found)}.")
+    return found[0].path, found[0].files
 
 
 def is_dicom(path: Path) -> bool:
@@ -86,41 +103,48 @@ def _kind_of(path: Path) -> Kind | None:
     return next((kind for kind, endings in _ENDINGS.items() if ending_of(path) in endings), None)
 
 
-def _series_of(directory: Path, files: Iterable[Path]) -> tuple[list[Item], list[Path]]:
-    """Series, structures and segmentations; and the rest of an export: reports, DICOMDIR, localizers."""
+def _series_of(files: Iterable[Path]) -> tuple[list[Item], list[Path]]:
+    """Series, structures and segmentations; and the rest of an export: reports, DICOMDIR, localizers.
+
+    Discs spread a series over directories (DIR000, DIR001), so its files are gathered from all of them.
+    """
     items, others = [], []
-    series: dict[str, Item] = {}
+    series: dict[tuple[str, str], list[Path]] = defaultdict(list)
     for path in files:
-        header = _header(path)
-        modality = str(header.get("Modality", ""))
-        uid = str(header.get("SeriesInstanceUID", ""))
+        entries = header(path, _TAGS)
+        modality = str(entries.get("Modality", ""))
         if modality in ("RTSTRUCT", "SEG"):
             kind: Kind = "rtstruct" if modality == "RTSTRUCT" else "seg"
-            items.append(Item(path, kind, _referenced(header), modality))
-        elif uid and header.get("Rows") and "LOCALIZER" not in header.get("ImageType", ()):
-            series.setdefault(uid, Item(directory, "series", uid, modality))
+            items.append(Item(path, kind, _referenced(entries), modality))
+        elif _is_slice(entries):
+            series[str(entries.SeriesInstanceUID), modality].append(path)
         else:
             others.append(path)
-    return [*items, *series.values()], others
+    for (uid, modality), paths in series.items():
+        directory = Path(os.path.commonpath([path.parent for path in paths]))
+        names = tuple(path.relative_to(directory).as_posix() for path in paths)
+        items.append(Item(directory, "series", uid, modality, names))
+    return items, others
 
 
-def _header(path: Path) -> Any:
-    try:
-        import pydicom
-    except ImportError as error:
-        raise DataError(f"{path} is DICOM, which needs pydicom. Install it: pip install pydicom") from error
-    try:
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
-    except (pydicom.errors.InvalidDicomError, OSError, EOFError) as error:
-        raise DataError(f"{path} is unreadable as DICOM: {error}. Remove it, or export it again.") from error
+def _is_slice(entries: Any) -> bool:
+    """Whether a file is part of a scan: no report, copy of a screen, or overview to plan slices by."""
+    if not entries.get("SeriesInstanceUID") or not entries.get("Rows"):
+        return False
+    captured = (
+        entries.get("Modality") in ("CT", "MR", "PT")
+        and f"{entries.get('SOPClassUID')}.".startswith(_CAPTURE)
+        and not entries.get("ImagePositionPatient")
+    )
+    return not (captured or "LOCALIZER" in (entries.get("ImageType") or ()))
 
 
-def _referenced(header: Any) -> str:
+def _referenced(entries: Any) -> str:
     """Series that an RTSTRUCT or DICOM-SEG refers to; empty if it does not say."""
-    for frame in header.get("ReferencedFrameOfReferenceSequence", []):
+    for frame in entries.get("ReferencedFrameOfReferenceSequence", []):
         for study in frame.get("RTReferencedStudySequence", []):
             for series in study.get("RTReferencedSeriesSequence", []):
                 return str(series.SeriesInstanceUID)
-    for series in header.get("ReferencedSeriesSequence", []):
+    for series in entries.get("ReferencedSeriesSequence", []):
         return str(series.SeriesInstanceUID)
     return ""

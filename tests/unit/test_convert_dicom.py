@@ -7,10 +7,11 @@ import SimpleITK as sitk
 
 pytest.importorskip("pydicom", reason="needs the extra 'convert'")
 
-from nnunet_ssl.conversion.dicom import only_series, read_series  # noqa: E402
+from nnunet_ssl.conversion.dicom import read_series  # noqa: E402
 from nnunet_ssl.conversion.dicom_masks import read_structures  # noqa: E402
 from nnunet_ssl.conversion.folder import plan_folder  # noqa: E402
 from nnunet_ssl.conversion.folder_options import FolderOptions  # noqa: E402
+from nnunet_ssl.conversion.folder_scan import only_series  # noqa: E402
 from nnunet_ssl.conversion.recipes import plan_recipe  # noqa: E402
 from nnunet_ssl.conversion.writer import write_dataset  # noqa: E402
 from nnunet_ssl.errors import ConfigError, DataError  # noqa: E402
@@ -45,6 +46,84 @@ def test_missing_slice_and_doubled_slices_are_refused(tmp_path):
     write_series(tmp_path / "phases", ct(), positions=[0, 0, 3, 3, 6])
     with pytest.raises(DataError, match="several volumes"):
         read_series(*only_series(tmp_path / "phases"))
+
+
+def altered(folder, slices, change):
+    """Write slices once more, each after ``change(number, slice)``."""
+    for k, slice_ in enumerate(slices):
+        change(k, slice_)
+        slice_.save_as(folder / f"1-{k + 1:03d}.dcm", enforce_file_format=True)
+
+
+@pytest.mark.parametrize("last", [10, 0.3], ids=["tilted gantry", "a third of a millimetre"])
+def test_slices_shifted_sideways_are_refused(tmp_path, last):
+    def shift(k, slice_):
+        slice_.ImagePositionPatient = [ORIGIN[0], ORIGIN[1] + k * last / 4, ORIGIN[2] + 3 * k]
+
+    altered(tmp_path, write_series(tmp_path, ct()), shift)
+    with pytest.raises(DataError, match=rf"shifted sideways, by up to {last} mm, as under a tilted gantry"):
+        read_series(*only_series(tmp_path))
+
+
+def test_slices_with_rounded_positions_are_taken(tmp_path):
+    def shift(k, slice_):
+        slice_.ImagePositionPatient = [ORIGIN[0] + 0.02 * (k % 2), ORIGIN[1], ORIGIN[2] + 3 * k]
+        slice_.ImageOrientationPatient = [1, 0, 0, 0, 0.99999, 0.0001 * (k % 2)]
+
+    altered(tmp_path, write_series(tmp_path, ct()), shift)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_series(*only_series(tmp_path))), ct())
+
+
+def test_slices_turned_against_each_other_are_refused(tmp_path):
+    def turn(k, slice_):
+        slice_.ImageOrientationPatient = [1, 0, 0, 0, 1, 0] if k < 3 else [1, 0, 0, 0, 0, -1]
+
+    altered(tmp_path, write_series(tmp_path, ct()), turn)
+    with pytest.raises(DataError, match="turned against each other"):
+        read_series(*only_series(tmp_path))
+
+
+def test_several_frames_in_one_file_are_refused(tmp_path):
+    def double(k, slice_):
+        slice_.NumberOfFrames, slice_.PixelData = 2, slice_.PixelData * 2
+
+    altered(tmp_path, write_series(tmp_path, ct()[:1]), double)
+    with pytest.raises(DataError, match=r"1-001\.dcm holds 2 frames: expected a file for each slice"):
+        read_series(*only_series(tmp_path))
+
+
+def test_each_slice_has_its_own_scale(tmp_path):
+    """As PET has it: the first slice's may be a whole number by chance."""
+
+    def scale(k, slice_):
+        slice_.RescaleSlope, slice_.RescaleIntercept = 1 + 0.37 * k, 0
+
+    altered(tmp_path, write_series(tmp_path, ct(), modality="PT"), scale)
+    image = read_series(*only_series(tmp_path))
+    expected = (ct() + 1024) * (1 + 0.37 * np.arange(5))[:, None, None]
+    np.testing.assert_allclose(sitk.GetArrayFromImage(image), expected, rtol=1e-6)
+
+
+def test_series_spread_over_directories_is_one(tmp_path):
+    """As discs have it; the name is that of the folder around."""
+    write_series(tmp_path / "in" / "p1", ct())
+    for k, path in enumerate(sorted((tmp_path / "in" / "p1").iterdir())):
+        target = tmp_path / "in" / "p1" / f"DIR{k // 3:03d}"
+        target.mkdir(exist_ok=True)
+        path.rename(target / path.name)
+    (case,) = planned(tmp_path / "in").plan.cases
+    assert case.identifier == "p1"
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(case.images[0]()), ct())
+
+
+def test_series_stored_twice_is_refused(tmp_path):
+    write_series(tmp_path / "in" / "p1" / "a", ct(), series="1.2.3")
+    write_series(tmp_path / "in" / "p1" / "b", ct(), series="1.2.3")
+    (case,) = planned(tmp_path / "in").plan.cases
+    with pytest.raises(
+        DataError, match=r"10 slices lie at 5 places, a/1-001\.dcm where b/1-001\.dcm is: .*copies"
+    ):
+        case.images[0]()
 
 
 def test_no_series_or_several(tmp_path):
@@ -83,17 +162,27 @@ def test_files_without_ending_are_known_by_their_content(tmp_path):
 
 
 def test_what_else_an_export_holds_is_no_scan(tmp_path):
-    """Overviews to plan slices by, reports without pixels, and the index of the disc."""
-    write_series(tmp_path / "in" / "p1" / "ct", ct())
-    for number, slice_ in enumerate(write_series(tmp_path / "in" / "p1" / "scout", ct()[:2]), start=1):
-        slice_.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
-        slice_.save_as(tmp_path / "in" / "p1" / "scout" / f"1-{number:03d}.dcm", enforce_file_format=True)
+    """Overviews to plan slices by (in a scan's own series, too), reports, and copies of the screen."""
+    write_series(tmp_path / "in" / "p1" / "ct", ct(), series="1.2.3")
+
+    def plan_by(k, slice_):
+        slice_.ImageType, slice_.ImageOrientationPatient = ["ORIGINAL", "LOCALIZER"], [1, 0, 0, 0, 0, -1]
+
+    scouts = write_series(tmp_path / "in" / "p1" / "scout", ct()[:2], series="1.2.3")
+    altered(tmp_path / "in" / "p1" / "scout", scouts, plan_by)
+
+    def screen(k, slice_):
+        slice_.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+        del slice_.ImagePositionPatient, slice_.ImageOrientationPatient
+
+    altered(tmp_path / "in" / "dose", write_series(tmp_path / "in" / "dose", ct()[:1]), screen)
     (report,) = write_series(tmp_path / "in" / "p1" / "report", ct()[:1], modality="SR")
     del report.Rows, report.Columns, report.PixelData
     report.save_as(tmp_path / "in" / "p1" / "report" / "1-001.dcm", enforce_file_format=True)
     found = planned(tmp_path / "in")
-    assert [case.identifier for case in found.plan.cases] == ["p1"]
-    assert any("neither scans nor masks: 3 file(s)" in note for note in found.notes)
+    (case,) = found.plan.cases
+    assert any("neither scans nor masks: 4 file(s)" in note for note in found.notes)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(case.images[0]()), ct())
 
 
 def test_several_modalities_are_not_mixed(tmp_path):
@@ -191,7 +280,7 @@ def test_structure_smaller_than_a_voxel_is_refused(tmp_path):
     file = write_structures(
         tmp_path / "rt.dcm", slices, {"Liver": [(1, point)], "Lung": [(1, rectangle(1, 1, 3, 3))]}
     )
-    read = ("rtstruct", (file,), tmp_path / "ct", slices[0].SeriesInstanceUID, ("liver",))
+    read = ("rtstruct", (file,), *only_series(tmp_path / "ct"), ("liver",))
     with pytest.raises(DataError, match=r"liver covers no voxel of the scan.*found Liver, Lung\."):
         read_structures(*read)
     assert not sitk.GetArrayFromImage(read_structures(*read, allow_missing=True)).any()
@@ -224,7 +313,7 @@ def test_contour_stored_twice_counts_once(tmp_path, kind):
     slices = write_series(tmp_path / "ct", ct())
     outline = (1, rectangle(1, 1, 4, 4))
     file = write_structures(tmp_path / "rt.dcm", slices, {"Liver": [outline, outline]}, kind)
-    label = read_structures("rtstruct", (file,), tmp_path / "ct", slices[0].SeriesInstanceUID, ("Liver",))
+    label = read_structures("rtstruct", (file,), *only_series(tmp_path / "ct"), ("Liver",))
     assert sitk.GetArrayFromImage(label).sum() == 16
 
 
@@ -232,7 +321,7 @@ def test_contour_off_the_series_is_refused(tmp_path):
     slices = write_series(tmp_path / "ct", ct())
     file = write_structures(tmp_path / "rt.dcm", slices, {"Liver": [(1.5, rectangle(1, 1, 2, 2))]})
     with pytest.raises(DataError, match="between or outside of the slices"):
-        read_structures("rtstruct", (file,), tmp_path / "ct", slices[0].SeriesInstanceUID, ("Liver",))
+        read_structures("rtstruct", (file,), *only_series(tmp_path / "ct"), ("Liver",))
 
 
 @pytest.mark.filterwarnings("ignore")  # of highdicom, when it writes; reading is ours
