@@ -117,15 +117,16 @@ def _filled(contours: Sequence[Any], scan: sitk.Image, name: str) -> np.ndarray:
 def _segments(file: Path) -> Iterator[tuple[str, Draw]]:
     seg = _segmentation(file)
     for number in seg.segment_numbers:
-        yield str(seg.get_segment_description(number).segment_label), partial(_segment, seg, number)
+        name = str(seg.get_segment_description(number).segment_label)
+        yield name, partial(_segment, seg, number, name=f"{file}, {name}")
 
 
-def _segment(seg: Any, number: int, scan: sitk.Image) -> np.ndarray:
+def _segment(seg: Any, number: int, scan: sitk.Image, name: str) -> np.ndarray:
     volume = seg.get_volume(segment_numbers=[number], combine_segments=True, allow_missing_positions=True)
-    return _on_scan(volume, scan)
+    return _on_scan(volume, scan, name)
 
 
-def _on_scan(volume: Any, scan: sitk.Image) -> np.ndarray:
+def _on_scan(volume: Any, scan: sitk.Image, name: str) -> np.ndarray:
     """A highdicom volume (axes slices, rows, columns) on the voxels of a scan, by nearest neighbour."""
     affine = volume.affine  # LPS, from the array's indices
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
@@ -136,8 +137,23 @@ def _on_scan(volume: Any, scan: sitk.Image) -> np.ndarray:
     image.SetSpacing([float(s) for s in spacing])
     image.SetDirection([float(v) for v in (affine[:3, :3] / spacing).ravel()])
     image.SetOrigin([float(v) for v in affine[:3, 3]])
+    _check_place(image, scan, name)
     resampled = sitk.Resample(image, scan, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
     return sitk.GetArrayFromImage(resampled) > 0
+
+
+def _check_place(segment: sitk.Image, scan: sitk.Image, name: str) -> None:
+    """Raise ``DataError`` where more than a hundredth of a segment, its border say, lies beyond the scan."""
+    here = sitk.Image(scan.GetSize(), sitk.sitkUInt8) + 1
+    here.CopyInformation(scan)
+    here = sitk.Resample(here, segment, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+    voxels = sitk.GetArrayViewFromImage(segment) > 0
+    outside = int((voxels & (sitk.GetArrayViewFromImage(here) == 0)).sum())
+    if outside > 0.01 * voxels.sum():
+        raise DataError(
+            f"{name}: {outside} of {voxels.sum()} voxels lie outside of the scan. Expected a segmentation "
+            "of this very series. Export series and segmentation together."
+        )
 
 
 def _rtstruct(path: Path) -> Any:

@@ -177,7 +177,8 @@ def _place_alone(
     for key in groups:
         scans[key[0]].append(key)
     for mask in orphans:
-        masks[_key(mask, root)[0]].append(mask)
+        if not mask.series:  # else it names its scan, which is another one
+            masks[_key(mask, root)[0]].append(mask)
     for folders, alone in masks.items():
         if folders and len(alone) == 1 and len(scans[folders]) == 1 and not found.get(scans[folders][0]):
             found[scans[folders][0]].append(alone[0])
@@ -185,6 +186,12 @@ def _place_alone(
 
 
 def _orphan_report(orphans: Sequence[Item], groups: Mapping[Key, Sequence[Item]]) -> str:
+    if strays := [f"{mask.path} (series {mask.series})" for mask in orphans if mask.series]:
+        return (
+            f"{len(strays)} mask(s) outline a DICOM series that is not here or was not chosen: "
+            f"{few(strays, 3)}. Add the series, choose other scans or masks, or leave these out with "
+            "--skip-errors."
+        )
     shown = few(mask.path for mask in orphans)
     scans = few((items[0].path for items in groups.values()), 3) or "none"
     return (

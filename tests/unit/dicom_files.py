@@ -1,7 +1,10 @@
 """Tiny DICOM files: a CT series, the structures and the segmentation of it."""
 
+import warnings
+
 import numpy as np
 import pydicom
+import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
@@ -72,6 +75,42 @@ def write_structures(path, slices, structures, kind="CLOSED_PLANAR"):
         ds.ROIContourSequence.append(drawn)
     path.parent.mkdir(parents=True, exist_ok=True)
     pydicom.dcmwrite(path, ds, enforce_file_format=True)
+    return path
+
+
+def write_segmentation(path, slices, segments):
+    """A DICOM-SEG. ``segments`` is name -> array of the shape of the series."""
+    hd = pytest.importorskip("highdicom", reason="needs the extra 'convert'")
+    from pydicom.sr.codedict import codes
+
+    descriptions = [
+        hd.seg.SegmentDescription(
+            segment_number=n,
+            segment_label=name,
+            segmented_property_category=codes.SCT.Organ,
+            segmented_property_type=codes.SCT.Liver,
+            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.MANUAL,
+        )
+        for n, name in enumerate(segments, start=1)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of highdicom, when it writes; reading is ours
+        seg = hd.seg.Segmentation(
+            source_images=slices,
+            pixel_array=np.stack(list(segments.values()), axis=-1).astype(np.uint8),
+            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=descriptions,
+            series_instance_uid=hd.UID(),
+            series_number=2,
+            sop_instance_uid=hd.UID(),
+            instance_number=1,
+            manufacturer="m",
+            manufacturer_model_name="m",
+            software_versions="1",
+            device_serial_number="1",
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        seg.save_as(path)
     return path
 
 

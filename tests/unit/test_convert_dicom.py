@@ -16,7 +16,14 @@ from nnunet_ssl.conversion.recipes import plan_recipe  # noqa: E402
 from nnunet_ssl.conversion.writer import write_dataset  # noqa: E402
 from nnunet_ssl.errors import ConfigError, DataError  # noqa: E402
 from tests.unit.convert_files import NAME, blob, files, read, splits, write  # noqa: E402
-from tests.unit.dicom_files import ORIGIN, SPACING, rectangle, write_series, write_structures  # noqa: E402
+from tests.unit.dicom_files import (
+    ORIGIN,
+    SPACING,
+    rectangle,
+    write_segmentation,
+    write_series,
+    write_structures,
+)  # noqa: E402
 
 SHAPE = (5, 8, 6)
 
@@ -324,45 +331,44 @@ def test_contour_off_the_series_is_refused(tmp_path):
         read_structures("rtstruct", (file,), *only_series(tmp_path / "ct"), ("Liver",))
 
 
-@pytest.mark.filterwarnings("ignore")  # of highdicom, when it writes; reading is ours
-def test_segmentation_becomes_a_label(tmp_path, raw):
-    hd = pytest.importorskip("highdicom")
-    from pydicom.sr.codedict import codes
+def test_structures_of_another_series_are_not_laid_on_the_only_scan(tmp_path):
+    write_series(tmp_path / "in" / "p1" / "planning", ct())
+    other = write_series(tmp_path / "in" / "p1" / "T1", ct(3), modality="MR")
+    write_structures(tmp_path / "in" / "p1" / "rt.dcm", other, {"Liver": [(1, rectangle(1, 1, 3, 3))]})
+    missing = rf"rt\.dcm \(series {other[0].SeriesInstanceUID}\)"
+    with pytest.raises(
+        DataError, match=rf"outline a DICOM series that is not here or was not chosen: .*{missing}"
+    ):
+        planned(tmp_path / "in", modality="CT")
+    (case,) = planned(tmp_path / "in", modality="CT", skip_orphans=True).plan.cases
+    assert case.subset == "unlabeled"
 
-    slices = write_series(tmp_path / "in" / "ct", ct())
+
+def test_segmentation_becomes_a_label(tmp_path, raw):
     expected = np.zeros(SHAPE, np.uint8)
     expected[1, 2:4, 1:5], expected[3, 0, 0] = 1, 2
-    description = [
-        hd.seg.SegmentDescription(
-            segment_number=n,
-            segment_label=name,
-            segmented_property_category=codes.SCT.Organ,
-            segmented_property_type=codes.SCT.Liver,
-            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.MANUAL,
-        )
-        for n, name in ((1, "Liver"), (2, "Tumour"))
-    ]
-    seg = hd.seg.Segmentation(
-        source_images=slices,
-        pixel_array=np.stack([expected == 1, expected == 2], axis=-1).astype(np.uint8),
-        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=description,
-        series_instance_uid=hd.UID(),
-        series_number=2,
-        sop_instance_uid=hd.UID(),
-        instance_number=1,
-        manufacturer="m",
-        manufacturer_model_name="m",
-        software_versions="1",
-        device_serial_number="1",
+    slices = write_series(tmp_path / "in" / "ct", ct())
+    write_segmentation(
+        tmp_path / "in" / "seg" / "seg.dcm", slices, {"Liver": expected == 1, "Tumour": expected == 2}
     )
-    (tmp_path / "in" / "seg").mkdir()
-    seg.save_as(tmp_path / "in" / "seg" / "seg.dcm")
     plan = planned(tmp_path / "in").plan
     assert plan.labels == {"background": 0, "Liver": 1, "Tumour": 2}
     write_dataset(plan)
     (label,) = (raw / NAME / "labelsTr").iterdir()
     np.testing.assert_array_equal(read(label), expected)
+
+
+def test_segment_beyond_the_scan_is_refused(tmp_path):
+    label = np.zeros(SHAPE, np.uint8)
+    label[1:4, 2:4, 1:5] = 1
+    slices = write_series(tmp_path / "ct", ct())
+    moved = write_series(tmp_path / "moved", ct(), positions=[109, 112, 115, 118, 121])
+    file = write_segmentation(tmp_path / "seg.dcm", moved, {"Liver": label})
+    scan = only_series(tmp_path / "ct")
+    with pytest.raises(DataError, match=r"seg\.dcm, Liver: 16 of 24 voxels lie outside of the scan"):
+        read_structures("seg", (file,), *scan, ("Liver",))
+    file = write_segmentation(tmp_path / "seg.dcm", slices, {"Liver": label})
+    assert sitk.GetArrayFromImage(read_structures("seg", (file,), *scan, ("Liver",))).sum() == 24
 
 
 # NIH Pancreas-CT
