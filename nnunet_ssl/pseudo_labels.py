@@ -87,9 +87,11 @@ def observe(views: Sequence[Tensor], space: LabelSpace) -> Observation:
 
 def label_maps(target: Tensor, space: LabelSpace) -> Tensor:
     """(N, K, *spatial) bool of a target in nnU-Net's form."""
-    count, prompts = len(target), space.num_prompts
-    index = torch.arange(count * prompts, device=target.device)
-    return space.binary(target, index // prompts, index % prompts).unflatten(0, (count, prompts))
+    prompts = range(space.num_prompts)
+    sample = torch.arange(len(target), device=target.device)
+    # One prompt after the other: all at once would be a copy of the target for each
+    maps = [space.binary(target, sample, torch.full_like(sample, k)).bool() for k in prompts]
+    return torch.stack(maps, 1)
 
 
 def mean_observation(seen: Sequence[Observation]) -> Observation:
@@ -143,7 +145,7 @@ def overlaps(logits: Tensor, target: Tensor, task: int, space: LabelSpace) -> Te
     own = torch.zeros(space.num_prompts, device=target.device)
     own[space.table.prompts_of(task)] = 1
     counts = torch.stack([(one & other).transpose(0, 1).flatten(1).sum(1), _size(one) + _size(other)])
-    return counts.double() * own
+    return counts.cpu().double() * own.cpu()  # MPS has no double
 
 
 def mean_dice(counts: Tensor) -> float:

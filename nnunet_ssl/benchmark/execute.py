@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import metadata
-from pathlib import Path
-from typing import Any
 
 from nnunet_ssl.benchmark.plan import BASELINE, PSEUDO_LABELS, Run
 from nnunet_ssl.benchmark.steps import Steps
-from nnunet_ssl.benchmark.workplace import DONE, FAILED, LOCK
+from nnunet_ssl.benchmark.workplace import DONE, FAILED
 from nnunet_ssl.conversion.dataset_json import write_json_atomically
 from nnunet_ssl.demo.run import run_steps
 from nnunet_ssl.errors import DataError, NNUNetSSLError
 from nnunet_ssl.inference.prompts import TASK_VARIABLE
+from nnunet_ssl.locks import BusyError, locked
 
 _PACKAGES = ("nnunet-ssl", "nnunetv2", "torch", "numpy", "scipy")
-_HELD = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)  # the last two on Windows
-
-
-class BusyError(DataError):
-    """Another process is doing the run."""
 
 
 class RunFailedError(NNUNetSSLError):
@@ -145,54 +137,3 @@ def versions() -> dict[str, str]:
 def _message(error: Exception) -> str:
     """The message; of an unforeseen error its kind, too."""
     return str(error) if isinstance(error, NNUNetSSLError) else f"{type(error).__name__}: {error}"
-
-
-@contextlib.contextmanager
-def locked(folder: Path, wait: bool = False) -> Iterator[tuple[int, ...]]:
-    """Keep other processes away from a folder; the system drops the lock of a process that dies.
-
-    Args:
-        folder: is made if need be, and gets a file ``lock``.
-        wait: until another process is done, instead of raising ``BusyError``.
-
-    Yields:
-        The lock's file descriptor. A command that inherits it keeps the lock, should we die before it; on
-        Windows nothing can be inherited.
-
-    Raises:
-        BusyError: another process has the lock.
-        DataError: the file system has no locks.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a") as file:
-        while not _take(file, folder):
-            if not wait:
-                raise BusyError(f"another process is at it ({file.name} is locked). Wait for it, or end it.")
-            time.sleep(0.5)
-        yield () if os.name == "nt" else (file.fileno(),)
-
-
-def _take(file: Any, folder: Path) -> bool:
-    """Whether we have the lock now; raises ``DataError`` where there are no locks."""
-    try:
-        _lock(file)
-    except OSError as error:
-        if error.errno in _HELD:
-            return False
-        raise DataError(
-            "expected a file system that can lock files, which keeps two processes from the same run; "
-            f"that of {folder} cannot ({error}). Name a folder on another one with -o, or have locks "
-            "turned on there."
-        ) from error
-    return True
-
-
-def _lock(file: Any) -> None:
-    if os.name == "nt":
-        import msvcrt
-
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-    else:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -29,7 +29,7 @@ from nnunet_ssl.data.layout import IMAGES_UNLABELED, SPLITS_FILE, UNLABELED
 from nnunet_ssl.errors import ConfigError, DataError, few
 
 PLAN_FILE = "benchmark.json"
-DONE, FAILED, LOCK = "done.json", "failed.json", "lock"
+DONE, FAILED = "done.json", "failed.json"
 
 
 @dataclass(frozen=True)

@@ -108,12 +108,13 @@ def run(args: argparse.Namespace) -> None:
     """
     from nnunet_ssl.benchmark import cluster
     from nnunet_ssl.benchmark.dry_run import describe
-    from nnunet_ssl.benchmark.execute import do_runs, locked
+    from nnunet_ssl.benchmark.execute import do_runs
     from nnunet_ssl.benchmark.source import load_source
     from nnunet_ssl.benchmark.steps import Steps
     from nnunet_ssl.benchmark.workplace import Workplace, check, prepare
     from nnunet_ssl.commands.configure import known_configs
     from nnunet_ssl.demo.run import run_steps
+    from nnunet_ssl.locks import locked
 
     source = load_source(args.d)
     settings, wish = _asked(args, source)
@@ -233,7 +234,7 @@ def _planned(place: Workplace, settings: Settings, wish: Wish, source: Source) -
 
 
 def _check_folder(folder: Path, is_benchmark: bool) -> None:
-    from nnunet_ssl.benchmark.workplace import LOCK
+    from nnunet_ssl.locks import LOCK
 
     if not is_benchmark and folder.is_dir() and any(file.name != LOCK for file in folder.iterdir()):
         raise ConfigError(f"-o: {folder} holds other files. Name a new or empty folder, or a benchmark's.")

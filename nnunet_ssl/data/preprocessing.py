@@ -3,15 +3,17 @@
 Output folder: ``nnUNet_preprocessed/DATASET/DATA_IDENTIFIER_unlabeled``, one blosc2 array (C, z, y, x) in
 float32 per scan, and ``manifest.json``, which says from what plans and files each was made. A file is written
 under another name and then renamed, and listed only after that, so what is half written never counts.
+Trainings that begin together take turns: the first preprocesses, the others find it done.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +29,7 @@ from tqdm import tqdm
 from nnunet_ssl.conversion.dataset_json import write_json_atomically
 from nnunet_ssl.data.layout import scans_in
 from nnunet_ssl.errors import DataError
+from nnunet_ssl.locks import NoLocksError, locked
 from nnunet_ssl.parallel import run_jobs
 
 MANIFEST = "manifest.json"
@@ -86,7 +89,7 @@ def preprocess_unlabeled(
 
     Args:
         recipe: plans, configuration and output folder.
-        images: the folder imagesUn.
+        images: the folder imagesUn. Where there is none, what was prepared elsewhere is taken as it is.
         num_processes: workers; 1 works in this process.
         progress: show a progress bar.
 
@@ -96,14 +99,30 @@ def preprocess_unlabeled(
     Raises:
         DataError: scans cannot be used; every one is named with its reason. The others are done.
     """
+    if not images.is_dir():
+        return prepared_cases(recipe.folder)
     scans = scans_in(images, recipe.dataset_json["file_ending"])
+    if not scans and not recipe.folder.is_dir():
+        return []
+    with _alone(recipe.folder):
+        ready, problems = _bring_up_to_date(recipe, scans, num_processes, progress)
+    if problems:
+        listed = "\n  ".join(sorted(problems)[:20])
+        raise DataError(
+            f"{len(problems)} of {len(scans)} unlabelled scan(s) in {images} cannot be used:\n  {listed}\n"
+            "Repair or remove them and run the command again; the others are kept."
+        )
+    return ready
+
+
+def _bring_up_to_date(
+    recipe: Recipe, scans: Mapping[str, list[Path]], num_processes: int, progress: bool
+) -> tuple[list[str], list[str]]:
+    """Cases that are ready, sorted, and what is wrong with the others; no other process is at the folder."""
     fingerprint, sources = recipe.fingerprint, {case: _stamp(files) for case, files in scans.items()}
     done = _read_manifest(recipe.folder, fingerprint)
     done = {c: s for c, s in done.items() if sources.get(c) == s and array_file(recipe.folder, c).is_file()}
     todo = sorted(set(scans) - set(done))
-    if not scans and not recipe.folder.is_dir():
-        return []
-    recipe.folder.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(recipe.folder, set(done))
     problems: list[str] = []
     results = run_jobs(partial(_prepare_safely, recipe), [(c, scans[c]) for c in todo], num_processes)
@@ -116,13 +135,16 @@ def preprocess_unlabeled(
         else:
             problems.append(problem)
     _write_manifest(recipe.folder, fingerprint, done)
-    if problems:
-        listed = "\n  ".join(sorted(problems)[:20])
-        raise DataError(
-            f"{len(problems)} of {len(scans)} unlabelled scan(s) in {images} cannot be used:\n  {listed}\n"
-            "Repair or remove them and run the command again; the others are kept."
-        )
-    return sorted(done)
+    return sorted(done), problems
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait for others that preprocess into the folder; where files cannot be locked, go on beside them."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(NoLocksError):
+            stack.enter_context(locked(folder, wait=True))
+        yield
 
 
 def prepared_cases(folder: Path) -> list[str]:

@@ -62,9 +62,15 @@ class Batch:
 
 
 class Method(ABC):
-    """A paper. Subclasses are final; ``losses`` reads like its equations."""
+    """A paper. Subclasses are final; ``losses`` reads like its equations.
+
+    Attributes:
+        uses_unlabeled: whether batches must hold unlabelled images.
+        least_batch: images of each kind that a process needs, 2 for a method that mixes pairs of them.
+    """
 
     uses_unlabeled: bool = True
+    least_batch: int = 1
 
     @abstractmethod
     def losses(self, network: nn.Module, batch: Batch, progress: float, generator: torch.Generator) -> Terms:

@@ -109,7 +109,8 @@ class BCP(Method):
             truth = [self.space.masked(t[own], known[way]) for t in batch.targets]
             labeled = labeled + self._truth_loss(student, truth, batch.tasks[own]) / 2
             taught = self.space.masked(pseudo[p[way]], ~known[way])
-            unlabeled = unlabeled + self.full_loss(student[0], taught) / 2
+            # In a whole image nothing is taught: Dice's gradient of 1 / smooth would overflow half precision
+            unlabeled = unlabeled + self.full_loss(student[0].float(), taught) / 2
         return {
             "labeled": (labeled, 1.0),
             "unlabeled": (unlabeled, self.config.weight_unlabeled),

@@ -73,7 +73,9 @@ def own_pairs(space: LabelSpace, tasks: Tensor) -> Pairs:
             "identifier start with its task's prefix."
         )
     weight = 1 / (count[sample] * len(tasks))
-    return Pairs(None if len(sample) == len(tasks) else sample, prompt, weight)
+    # A property of the dataset, not of the batch: a compiled network would be compiled for each combination
+    single = all(len(space.table.prompts_of(task)) == 1 for task in range(len(space.table.tasks)))
+    return Pairs(None if single else sample, prompt, weight)
 
 
 def supervised_pass(

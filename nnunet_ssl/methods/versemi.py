@@ -99,6 +99,8 @@ class VerSemi(Method):
         batch_dice: one Dice per prompt over the batch instead of one per sample, as the plans say.
     """
 
+    least_batch = 2
+
     def __init__(
         self,
         config: VerSemiConfig,

@@ -138,7 +138,7 @@ def curves_of(results: Results, method: str) -> dict[str, dict[str, list[list[fl
     for run in results.done:
         if run.method == method:
             for key, values in results.curves(run).items():
-                if values and not isinstance(values[0], list):
+                if values and not any(isinstance(value, list) for value in values):
                     found.setdefault(key, {}).setdefault(run.labeled, []).append(list(values))
     return found
 

@@ -46,7 +46,7 @@ from nnunet_ssl.training.cases import (
     check_tasks,
     unlabeled_files,
 )
-from nnunet_ssl.training.curves import TERM, WEIGHT, plot_terms
+from nnunet_ssl.training.curves import TERM, WEIGHT, ended, plot_terms
 from nnunet_ssl.training.loaders import make_loaders
 from nnunet_ssl.training.monitor import Monitor, start_monitor
 from nnunet_ssl.training.networks import bare_network
@@ -153,6 +153,7 @@ class SSLTrainer(nnUNetTrainer, ABC):
                 if hasattr(module, "ddp"):
                     module.ddp = False
         self.method = self.build_method()
+        self._check_batch()
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
         """nnU-Net's SGD and poly schedule, or what the options say."""
@@ -264,6 +265,16 @@ class SSLTrainer(nnUNetTrainer, ABC):
             return self.batch_size
         return max(1, wanted // (dist.get_world_size() if self.is_ddp else 1))
 
+    def _check_batch(self) -> None:
+        """A pair of one would be mixed with itself: the term would be there and teach nothing."""
+        least, unlabeled = self.method.least_batch, self._unlabeled_batch_size()
+        if self.batch_size < least or (self.method.uses_unlabeled and unlabeled < least):
+            raise ConfigError(
+                f"{type(self).__name__} mixes pairs of patches: expected {least} or more labelled and "
+                f"unlabelled ones in an update of each process, found {self.batch_size} and {unlabeled}. "
+                "Take fewer GPUs, or raise batch_size (or unlabeled_batch_size) by 'nnUNetv2_ssl configure'."
+            )
+
     # Training
 
     @property
@@ -338,7 +349,7 @@ class SSLTrainer(nnUNetTrainer, ABC):
         history = self.logger.local_logger.my_fantastic_logging
         if self.monitor is not None:
             means |= self.monitor.end_epoch(self.network, history)
-        for key, value in means.items():
+        for key, value in (means | ended(history, means)).items():
             curve = history.setdefault(key, [])  # nnU-Net's logger wants one value per epoch
             curve += [float("nan")] * (self.current_epoch - len(curve))
             self.logger.log(key, value, self.current_epoch)

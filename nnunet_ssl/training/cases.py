@@ -47,12 +47,16 @@ class Folders:
 def bring_up_to_date(
     folders: Folders, recipe: Recipe, num_processes: int, log: Callable[[str], None]
 ) -> None:
-    """Preprocess what is new in imagesUn. Without raw data the preprocessed scans are taken as they are."""
-    if folders.raw is None:
+    """Preprocess what is new in imagesUn; without that folder preprocessed scans are taken as they are."""
+    before = prepared_cases(folders.unlabeled)
+    if folders.raw is None or not (folders.raw / IMAGES_UNLABELED).is_dir():
+        if before:
+            log(
+                f"No {IMAGES_UNLABELED} here: {len(before)} prepared scan(s) in {folders.unlabeled} are used."
+            )
         return
-    before = set(prepared_cases(folders.unlabeled))
     ready = preprocess_unlabeled(recipe, folders.raw / IMAGES_UNLABELED, num_processes)
-    if set(ready) != before:
+    if ready != before:
         log(f"Preprocessed imagesUn: {len(ready)} unlabelled scan(s) in {folders.unlabeled}")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -12,8 +14,14 @@ import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen, as 
 
 from nnunet_ssl.pseudo_labels import BY_LABEL, PREFIX, REFERENCE  # noqa: E402
 
+OURS = "ssl"  # what all our curves begin with
 TERM = "ssl/"  # loss terms in nnU-Net's logger
 WEIGHT = "ssl_weight/"  # and their weights
+
+
+def ended(history: Mapping[str, Sequence[Any]], measured: Container[str]) -> dict[str, float]:
+    """Our curves that are no longer measured go on without values: nnU-Net draws as far as the shortest."""
+    return {key: math.nan for key in history if key.startswith(OURS) and key not in measured}
 
 
 def plot_terms(history: Mapping[str, Sequence[float]], file: Path) -> None:

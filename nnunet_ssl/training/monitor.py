@@ -135,7 +135,7 @@ class Monitor:
         counts = torch.zeros(2, self.space.num_prompts, dtype=torch.float64)
         for patch in self.hidden:
             logits = self._predict(network, patch.labeled, patch.tasks)[0]
-            counts += overlaps(logits, patch.targets[0], int(patch.tasks), self.space).cpu()
+            counts += overlaps(logits, patch.targets[0], int(patch.tasks), self.space)
         return mean_dice(counts)
 
     def _predict(self, network: nn.Module, images: Tensor, tasks: Tensor) -> list[Tensor]:

@@ -29,7 +29,7 @@ def save_with_state(
     if buffer.tell() == 0:  # not rank 0, or checkpointing is disabled
         return
     buffer.seek(0)
-    checkpoint = torch.load(buffer, weights_only=False)
+    checkpoint = torch.load(buffer, map_location="cpu", weights_only=False)
     checkpoint[SSL_STATE] = {
         **kept,
         "generator": generator.get_state(),

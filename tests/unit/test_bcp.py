@@ -102,6 +102,17 @@ def test_patches_of_one_label(name, value):
         assert_sound(step(method(space), network, batch, progress=progress), network)
 
 
+@pytest.mark.parametrize("name", ["one_class", "regions"])
+def test_pseudo_labels_are_judged_in_full_precision(name):
+    # nothing is taught in a whole image: in half precision the gradient of Dice, 1 / smooth, would overflow
+    seen, made = [], method(SPACES[name], bcp_largest_component=False)
+    inner = made.full_loss
+    made.full_loss = lambda output, target: seen.append(output.dtype) or inner(output, target)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        step(made, networks(SPACES[name]), make_batch(SPACES[name]))
+    assert seen == [torch.float32] * 2
+
+
 def test_constant_images_and_mixed_precision():
     network, batch = networks(), make_batch(TASKS)
     exact = values(step(method(), network, batch))

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_ssl import cli
+from nnunet_ssl import cli, locks
 from nnunet_ssl.benchmark import cluster, dry_run, execute, workplace
 from nnunet_ssl.benchmark.curves import save_curves
 from nnunet_ssl.benchmark.draw import choose_tests, grow_plan, make_plan
@@ -30,7 +30,7 @@ from nnunet_ssl.benchmark.estimate import (
     seconds_of_done,
     seconds_per_update,
 )
-from nnunet_ssl.benchmark.execute import BusyError, RunsFailedError, do_run, do_runs, order_for_jobs
+from nnunet_ssl.benchmark.execute import RunsFailedError, do_run, do_runs, order_for_jobs
 from nnunet_ssl.benchmark.plan import BASELINE, PSEUDO_LABELS, Plan, Run, Settings, Wish
 from nnunet_ssl.benchmark.source import Source, load_source
 from nnunet_ssl.benchmark.steps import Machine, Steps
@@ -512,7 +512,7 @@ def test_a_training_that_outlives_its_benchmark_keeps_the_lock(nnunet: Path) -> 
     do_run(Leaving(steps.place, steps.plan, steps.source), run)
     (steps.place.run(run) / "done.json").unlink()
     try:
-        with pytest.raises(BusyError, match="another process is at it"):
+        with pytest.raises(locks.BusyError, match="another process is at it"):
             do_run(steps, run)
     finally:
         os.kill(int(pid.read_text()), signal.SIGKILL)
@@ -568,9 +568,11 @@ def test_a_file_system_without_locks_is_named(
     def refuse(file: Any) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(execute, "_lock", refuse)
+    monkeypatch.setattr(locks, "_lock", refuse)
     steps, order = fake(nnunet)
-    with pytest.raises(RunsFailedError, match=r"4 of 4 run\(s\) failed:\n.*bench.* cannot .*-o"):
+    with pytest.raises(
+        RunsFailedError, match=r"4 of 4 run\(s\) failed:\n.*bench.* cannot .*Name a folder on another one"
+    ):
         do_runs(steps, steps.plan.runs())
     assert not order.exists()
 
