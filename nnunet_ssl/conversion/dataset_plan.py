@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,9 +14,12 @@ from nnunet_ssl.conversion.cases import IMAGE_FOLDERS, Case, Source, check_uniqu
 from nnunet_ssl.conversion.dataset_json import check_new_name, read_json, root_folder
 from nnunet_ssl.conversion.images import ending_of
 from nnunet_ssl.conversion.paper_splits import Split
-from nnunet_ssl.errors import DataError
+from nnunet_ssl.errors import DataError, few
 
 RECORD = "conversion.json"  # in the finished dataset: what each case was made from
+FILES = "files"  # in it: every file that was written, with its size and time of change
+_CLOCK = 2.0  # seconds; some file systems round times
+_LITTER = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini")  # of file managers
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ def target_name(text: str, default: str) -> str:
 
 
 def target_folder(name: str, overwrite: bool) -> Path:
-    """Where the dataset goes; what is there already must have been made by ``convert``.
+    """Where the dataset goes; what is there already must have been made by ``convert``, every file of it.
 
     Raises:
         DataError: the folder exists and may not be replaced.
@@ -127,7 +131,37 @@ def target_folder(name: str, overwrite: bool) -> Path:
         )
     if not overwrite:
         raise DataError(f"{folder} exists. Choose another name, or add --overwrite to replace it.")
+    if own := _not_made(folder):
+        raise DataError(
+            f"{folder} holds {len(own)} file(s) that convert did not write there, or that were changed "
+            f"since: {few(own)}. Nothing was replaced, since they would be lost. Move them out of the "
+            "folder, run the same command again and move them back, or choose another -o."
+        )
     return folder
+
+
+def stamps(folder: Path) -> dict[str, list[float]]:
+    """Size and time of change of each file and link in a folder, by its path below it."""
+    paths = [p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()]
+    made = {p.relative_to(folder).as_posix(): p.lstat() for p in paths if not _LITTER.fullmatch(p.name)}
+    return {name: [status.st_size, status.st_mtime] for name, status in sorted(made.items())}
+
+
+def _not_made(folder: Path) -> list[str]:
+    """Files of a finished dataset that ``convert`` did not write, or not as they are."""
+    written = read_json(folder / RECORD).get(FILES, {})
+    return [
+        name
+        for name, (size, time) in stamps(folder).items()
+        if name != RECORD and not _is_as_written(folder / name, size, time, written.get(name))
+    ]
+
+
+def _is_as_written(path: Path, size: float, time: float, written: Sequence[float] | None) -> bool:
+    if written is None:
+        return False
+    # A hard link changes with its source, which keeps what it holds.
+    return (size == written[0] and abs(time - written[1]) <= _CLOCK) or path.lstat().st_nlink > 1
 
 
 def _names(sources: Iterable[Source | None], root: str) -> str:

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from nnunet_ssl import __version__
 from nnunet_ssl.conversion.cases import IMAGE_FOLDERS, LABEL_FOLDERS, fingerprint
 from nnunet_ssl.conversion.convert_case import Job, Outcome, convert, targets
-from nnunet_ssl.conversion.dataset_json import write_json_atomically
-from nnunet_ssl.conversion.dataset_plan import RECORD, DatasetPlan, is_finished, target_folder
+from nnunet_ssl.conversion.dataset_json import root_folder, write_json_atomically
+from nnunet_ssl.conversion.dataset_plan import FILES, RECORD, DatasetPlan, is_finished, stamps, target_folder
 from nnunet_ssl.conversion.merge_files import replace_folder
 from nnunet_ssl.conversion.recipes import register
 from nnunet_ssl.errors import DataError
@@ -43,7 +43,7 @@ def write_dataset(
         plan: what to write.
         processes: workers.
         copy: copy files that are already right, rather than link them.
-        overwrite: replace a dataset of that name that ``convert`` has made.
+        overwrite: replace a dataset of that name that ``convert`` has made, if nothing else is in it.
         skip_errors: leave out cases that fail.
 
     Returns:
@@ -51,13 +51,14 @@ def write_dataset(
         is counted where the dataset is there already.
 
     Raises:
-        DataError: there is nothing to write, the name is taken, or cases failed: then nothing is at the final
-            name, and the next call does not convert the others again.
+        DataError: there is nothing to write, the name is taken, files that ``convert`` did not make
+            would be lost, or cases failed: then nothing is at the final name, and the next call does not
+            convert the others again.
     """
     _check_content(plan)
     prints = {case.identifier: fingerprint(case, {**plan.options(), "copy": copy}) for case in plan.cases}
     if is_finished(plan, prints):
-        return target_folder(plan.name, overwrite=True), Counter()
+        return root_folder("raw") / plan.name, Counter()
     folder = target_folder(plan.name, overwrite)
     building = folder.with_name(f".{folder.name}.building")
     for name in {*_folders(plan)}:
@@ -79,6 +80,7 @@ def write_dataset(
             log.flush()
     if failures and not skip_errors:
         raise DataError(_report(failures, len(plan.cases)))
+    target_folder(plan.name, overwrite)  # once more: files may have come in the meantime
     _finish(plan, folder, building, records)
     return folder, Counter(how for record in records.values() for how in record["how"])
 
@@ -146,15 +148,16 @@ def _finish(
         if path.relative_to(building).as_posix() not in wanted:
             path.unlink()
     write_json_atomically(building / "dataset.json", content)
+    for split in plan.splits:
+        (building / SPLITS).mkdir(exist_ok=True)
+        write_json_atomically(building / SPLITS / f"{split.name}.json", split.to_json({*records}))
     record = {
         "nnunet_ssl": __version__,
         "origin": plan.origin,
         "cases": [records[c.identifier] for c in cases],
+        FILES: stamps(building),
     }
     write_json_atomically(building / RECORD, record)
-    for split in plan.splits:
-        (building / SPLITS).mkdir(exist_ok=True)
-        write_json_atomically(building / SPLITS / f"{split.name}.json", split.to_json({*records}))
     for directory in [p for p in building.iterdir() if p.is_dir() and not any(p.iterdir())]:
         os.rmdir(directory)
     replace_folder(building, folder)

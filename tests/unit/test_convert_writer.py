@@ -203,6 +203,50 @@ def test_dataset_of_others_is_never_replaced(raw, source):
     assert files(raw / NAME) == ["precious"]
 
 
+@pytest.mark.parametrize(
+    ("path", "listed"),
+    [
+        ("imagesUn/mine_0000.nii.gz", "imagesUn/mine_0000.nii.gz"),  # as --into and README put them there
+        ("prompt_embedding.npz", "prompt_embedding.npz"),
+        ("dataset.json", "dataset.json"),  # edited
+        ("labelsTr/a.nii.gz", "labelsTr/a.nii.gz"),  # corrected by hand
+        ("imagesTr/.DS_Store", None),
+    ],
+)
+def test_what_convert_did_not_write_is_never_lost(raw, source, path, listed):
+    writer.write_dataset(plan(source, values={0: 0, 1: 1, 255: 1}))
+    own = raw / NAME / path
+    own.unlink(missing_ok=True)
+    own.write_bytes(b"precious")
+    less = plan(source, cases=cases(source)[:1])
+    if listed is None:
+        writer.write_dataset(less, overwrite=True)
+        return
+    with pytest.raises(DataError, match=rf"1 file\(s\) that convert did not write there.*: {listed}\."):
+        writer.write_dataset(less, overwrite=True)
+    assert own.read_bytes() == b"precious"
+    own.unlink()
+    writer.write_dataset(less, overwrite=True)
+    assert files(raw / NAME / "imagesTr") == ["a_0000.nii.gz"]
+
+
+def test_own_files_beside_an_unchanged_dataset(raw, source):
+    writer.write_dataset(plan(source))
+    (raw / NAME / "imagesUn" / "mine_0000.nii.gz").touch()
+    assert writer.write_dataset(plan(source), overwrite=True) == (raw / NAME, {})
+    assert (raw / NAME / "imagesUn" / "mine_0000.nii.gz").exists()
+
+
+def test_own_files_that_come_while_it_is_made(raw, source, monkeypatch):
+    writer.write_dataset(plan(source))
+    real = convert_case.convert
+    own = raw / NAME / "imagesUn" / "mine_0000.nii.gz"
+    monkeypatch.setattr(writer, "convert", lambda job: own.touch() or real(job))
+    with pytest.raises(DataError, match="mine_0000"):
+        writer.write_dataset(plan(source, cases=cases(source)[:1]), overwrite=True)
+    assert own.exists()
+
+
 def test_nothing_labelled_is_refused(raw, source):
     with pytest.raises(DataError, match="None of the 1 scans has a label"):
         writer.write_dataset(plan(source, cases=cases(source)[3:]))
