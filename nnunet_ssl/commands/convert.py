@@ -256,6 +256,8 @@ def _convert_bare(args: argparse.Namespace) -> None:
     else:
         plan = plan_predict(args.i, args.predict, Path(args.o), _options(args))
     print(format_table(plan.rows(), ["case", "what"]))
+    for note in plan.notes:
+        print(note)
     if not args.dry_run:
         added = add_scans(plan, _processes(args), args.copy, args.skip_errors)
         print(f"Added {added} scans to {plan.images}.")

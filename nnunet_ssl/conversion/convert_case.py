@@ -81,6 +81,13 @@ def _convert(job: Job) -> dict[str, Any]:
 
 def _write_image(job: Job, source: Source, path: Path) -> tuple[geometry.Grid, str]:
     grid = _usable(job, source)
+    if _is_itself(source, path):
+        if grid is not None:
+            return grid, "left"
+        raise DataError(
+            f"{job.case.identifier}: {source} must be converted, and would be replaced by the outcome. "
+            "Write to another folder."
+        )
     if grid is not None:
         return grid, _link(job, source, path)
     image = _load(job, source)
@@ -88,6 +95,11 @@ def _write_image(job: Job, source: Source, path: Path) -> tuple[geometry.Grid, s
         raise DataError(f"{job.case.identifier}: the scan has several values per voxel: expected one.")
     images.write_image(image, path)
     return geometry.Grid.of(image), "converted"
+
+
+def _is_itself(source: Source, path: Path) -> bool:
+    """Whether a file would be written over its own source; over a link to the source is fine."""
+    return isinstance(source, Path) and not path.is_symlink() and source.resolve() == path.resolve()
 
 
 def _write_label(job: Job, source: Source, grid: geometry.Grid, path: Path) -> str:

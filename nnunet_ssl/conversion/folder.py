@@ -47,10 +47,7 @@ def plan_folder(folder: Path, dataset: str, options: FolderOptions, processes: i
     if not scans:
         raise DataError(f"{folder} holds no scan that can be read ({len(unknown)} files of other kinds).")
     pairs = _pairs(scans, masks, folder, mask_root, options)
-    notes = []
-    if unknown:
-        names = few((path.name for path in unknown), 3)
-        notes.append(f"Left out, neither scans nor masks: {len(unknown)} file(s), {names}.")
+    notes = _left_out("neither scans nor masks", unknown)
     ending, gray, note = plan_format(pairs, options)
     labels = plan_labels(pairs, options, processes)
     channels, channel_note = plan_channels(pairs, options, gray)
@@ -68,21 +65,29 @@ def plan_folder(folder: Path, dataset: str, options: FolderOptions, processes: i
     return FolderPlan(plan, [n for n in (*notes, note, channel_note, *labels.notes) if n])
 
 
-def scans_of(folder: Path, options: FolderOptions) -> list[Case]:
-    """The scans of a folder as unlabelled cases; masks are left out.
+def scans_of(folder: Path, options: FolderOptions) -> tuple[list[Case], list[str]]:
+    """The scans of a folder as unlabelled cases, and sentences on what was left out, such as masks.
 
     Raises:
         DataError: there are none.
     """
     folder = folder.resolve()
-    _, scans, _ = _roles(folder, items_in(folder)[0], options)
+    items, unknown = items_in(folder)
+    _, scans, masks = _roles(folder, items, options)
     if not scans:
         raise DataError(f"{folder} holds no scan that can be read.")
     pairs = pair(scans, (), folder, folder)
-    return [
+    cases = [
         Case(sanitized(p.identifier), [_image(item, options) for item in p.images], None, "unlabeled")
         for p in pairs
     ]
+    left_out = _left_out("masks", [mask.path for mask in masks])
+    return cases, [*left_out, *_left_out("neither scans nor masks", unknown)]
+
+
+def _left_out(what: str, paths: Sequence[Path]) -> list[str]:
+    names = few((path.name for path in paths), 3)
+    return [f"Left out, {what}: {len(paths)} file(s), {names}."] if paths else []
 
 
 def _roles(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_ssl.conversion.cases import Case, check_unique, image_folder
+from nnunet_ssl.conversion.cases import Case, check_unique, files_of, fingerprint, image_folder
 from nnunet_ssl.conversion.convert_case import Job, targets
 from nnunet_ssl.conversion.dataset_json import (
     dataset_folder,
@@ -16,12 +17,16 @@ from nnunet_ssl.conversion.dataset_json import (
     find_dataset,
     list_images,
     read_dataset_json,
+    read_json,
+    write_json_atomically,
 )
 from nnunet_ssl.conversion.folder import scans_of
 from nnunet_ssl.conversion.folder_options import FolderOptions
 from nnunet_ssl.conversion.images import PICTURES
 from nnunet_ssl.conversion.writer import convert_all
 from nnunet_ssl.errors import DataError, few
+
+ADDED = "added.json"  # beside the scans: what each was made from
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,8 @@ class AddPlan:
         file_ending: of its files.
         gray: pictures become gray.
         cases: to add.
-        present: identifiers that are there already.
+        present: identifiers that are there already, made from the same files.
+        notes: sentences on what was left out.
     """
 
     folder: Path
@@ -41,6 +47,7 @@ class AddPlan:
     gray: bool
     cases: Sequence[Case]
     present: frozenset[str]
+    notes: Sequence[str] = ()
 
     @property
     def images(self) -> Path:
@@ -51,16 +58,27 @@ class AddPlan:
         """Rows of case and what is done with it."""
         return [(c.identifier, "is there" if c.identifier in self.present else "add") for c in self.cases]
 
+    def paths(self, case: Case) -> list[Path]:
+        """Files of a case."""
+        return [self.folder / path for path in targets(case, self.file_ending)]
+
+    def origin(self, case: Case) -> dict[str, Any]:
+        """What a case is made from, for the record."""
+        sources = [str(path) for source in case.images for path in files_of(source)]
+        options = {"ending": self.file_ending, "gray": self.gray}
+        return {"sources": sources, "fingerprint": fingerprint(case, options)}
+
 
 def plan_into(folder: Path, dataset: str, options: FolderOptions) -> AddPlan:
     """Plan to add the scans of a folder to ``imagesUn``; files with names of masks are left out.
 
     Raises:
         DataError: there is no such dataset, a scan has another number of channels than it, or bears the name
-            of one of its labelled or test cases.
+            of one of its labelled or test cases, or of another scan in ``imagesUn``.
     """
     target = dataset_folder("raw", dataset)
-    plan = _plan(scans_of(folder, options), read_dataset_json(target), target.name, target)
+    cases, notes = scans_of(folder, options)
+    plan = _plan(cases, notes, read_dataset_json(target), target.name, target)
     for place in ("imagesTr", "imagesTs"):
         images = list_images(target / place, plan.file_ending)
         both = sorted({case.identifier for case in plan.cases} & set(images))
@@ -82,14 +100,21 @@ def plan_predict(folder: Path, model: str, target: Path, options: FolderOptions)
         options: how the folder is read.
 
     Raises:
-        DataError: there is no such model, or a scan has another number of channels than it.
+        DataError: there is no such model, a scan has another number of channels than it or bears the name of
+            another one in ``target``, or ``target`` lies in ``folder``.
     """
     content, name = _description(model)
-    cases = [replace(case, subset="predict") for case in scans_of(folder, options)]
-    return _plan(cases, content, name, target)
+    if target.resolve().is_relative_to(folder.resolve()):
+        raise DataError(
+            f"-o {target} lies in -i {folder}: what is written would be read as scans. Choose another -o."
+        )
+    cases, notes = scans_of(folder, options)
+    return _plan([replace(case, subset="predict") for case in cases], notes, content, name, target)
 
 
-def _plan(cases: Sequence[Case], content: Mapping[str, Any], name: str, target: Path) -> AddPlan:
+def _plan(
+    cases: Sequence[Case], notes: Sequence[str], content: Mapping[str, Any], name: str, target: Path
+) -> AddPlan:
     ending, channels = content["file_ending"], len(content["channel_names"])
     gray = not (ending in PICTURES and channels == 3)
     check_unique(cases)
@@ -100,9 +125,53 @@ def _plan(cases: Sequence[Case], content: Mapping[str, Any], name: str, target: 
                 f"Scan {case.identifier} has {len(case.images)} channel file(s), but {name} has "
                 f"{files}. All scans need the same channels."
             )
-    there = list_images(target / image_folder(cases[0]), ending)
-    present = frozenset(case for case, paths in there.items() if len(paths) == files)
-    return AddPlan(target, ending, gray, cases, present)
+    plan = AddPlan(target, ending, gray, cases, frozenset(), notes)
+    return replace(plan, present=_present(plan))
+
+
+def _present(plan: AddPlan) -> frozenset[str]:
+    """Cases whose files are all there.
+
+    Raises:
+        DataError: files of these names are there that were made from others.
+    """
+    added = _added(plan.folder)
+    present, others = set(), []
+    for case in plan.cases:
+        there = [os.path.lexists(path) for path in plan.paths(case)]
+        if any(there) and not _is_made_from(plan, case, added):
+            others.append(_difference(plan, case, added))
+        elif all(there):
+            present.add(case.identifier)
+    if others:
+        raise DataError(
+            f"{len(others)} scan(s) are there by name, but were not made from these files as they are now: "
+            f"{few(others)}. If the new ones are other scans, rename them; else remove the files that are "
+            "there, and the new ones take their place."
+        )
+    return frozenset(present)
+
+
+def _added(folder: Path) -> dict[str, Any]:
+    return dict(read_json(folder / ADDED)) if (folder / ADDED).is_file() else {}
+
+
+def _is_made_from(plan: AddPlan, case: Case, added: Mapping[str, Any]) -> bool:
+    """Whether what is there of a case is its source itself, a link to it, or what was written from it."""
+    pairs = zip(case.images, plan.paths(case), strict=True)
+    if all(isinstance(s, Path) and (s.resolve() == p.resolve() or not os.path.lexists(p)) for s, p in pairs):
+        return True
+    note = added.get(case.identifier, {})
+    return bool(note.get("fingerprint") == plan.origin(case)["fingerprint"])
+
+
+def _difference(plan: AddPlan, case: Case, added: Mapping[str, Any]) -> str:
+    path = next(path for path in plan.paths(case) if os.path.lexists(path))
+    new = plan.origin(case)["sources"]
+    old = added.get(case.identifier, {}).get("sources", [str(path.resolve())] if path.is_symlink() else [])
+    if old == new:
+        return f"{path} (its source {', '.join(new)} was changed since)"
+    return f"{path} (from {', '.join(old) or 'an unknown file'}, not from {', '.join(new)})"
 
 
 def _description(model: str) -> tuple[dict[str, Any], str]:
@@ -128,17 +197,18 @@ def add_scans(plan: AddPlan, processes: int = 1, copy: bool = False, skip_errors
         DataError: some failed. The others are there, and a second call adds only what is missing.
     """
     plan.images.mkdir(parents=True, exist_ok=True)
-    jobs = [
-        Job(case, plan.folder, plan.file_ending, {}, plan.gray, copy, "")
-        for case in plan.cases
-        if case.identifier not in plan.present
-    ]
+    missing = [case for case in plan.cases if case.identifier not in plan.present]
+    jobs = [Job(case, plan.folder, plan.file_ending, {}, plan.gray, copy, "") for case in missing]
+    if missing:  # before the files: an interrupted call goes on, so no file may be of unknown origin
+        origins = {case.identifier: plan.origin(case) for case in missing}
+        write_json_atomically(plan.folder / ADDED, {**_added(plan.folder), **origins})
+    old = {path for case in missing for path in plan.paths(case) if os.path.lexists(path)}
     outcomes = list(convert_all(jobs, processes, len(plan.cases)))
     failed = {outcome.case: outcome.failure for outcome in outcomes if outcome.record is None}
-    for case in plan.cases:
+    for case in missing:
         if case.identifier in failed:  # the channels that were written before the one that failed
-            for file in targets(case, plan.file_ending):
-                (plan.folder / file).unlink(missing_ok=True)
+            for path in {*plan.paths(case)} - old:
+                path.unlink(missing_ok=True)
     if failed and not skip_errors:
         shown = "\n".join(f"  {case}: {reason}" for case, reason in list(failed.items())[:10])
         raise DataError(

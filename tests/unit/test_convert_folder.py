@@ -8,11 +8,12 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_ssl.commands import convert as command
-from nnunet_ssl.conversion.cases import files_of
+from nnunet_ssl.conversion import convert_case, into
+from nnunet_ssl.conversion.cases import Case, files_of
 from nnunet_ssl.conversion.folder import plan_folder
 from nnunet_ssl.conversion.folder_options import FolderOptions
 from nnunet_ssl.errors import ConfigError, DataError
-from tests.unit.convert_files import NAME, blob, files, gray, picture, read, scan, write
+from tests.unit.convert_files import NAME, blob, files, gray, itk, picture, read, scan, write
 
 
 @pytest.fixture
@@ -352,7 +353,9 @@ def test_into_adds_bare_scans_once(folder, raw, tmp_path, capsys):
     assert files(raw / NAME / "imagesUn") == ["q1_0000.nii.gz", "q2_0000.nii.gz"]
     np.testing.assert_array_equal(read(raw / NAME / "imagesUn/q1_0000.nii.gz"), scan(1))
     run("folder", "-i", more, "--into", "701")
-    assert "Added 0 scans" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "Added 0 scans" in out
+    assert "Left out, masks: 1 file(s), q2_seg.nii.gz." in out
     write(more / "p1.nii.gz", scan())
     with pytest.raises(DataError, match="bear the name of a case in imagesTr: p1"):
         run("folder", "-i", more, "--into", "701")
@@ -374,7 +377,7 @@ def test_scans_to_predict(folder, raw, tmp_path, monkeypatch, capsys, root):
     (model / "dataset.json").write_text(json.dumps(content))
     wanted = model if root == "model" else "701"
     run("folder", "-i", folder, "--predict", wanted, "-o", tmp_path / "new" / "scans")
-    assert files(tmp_path / "new" / "scans") == ["q1_0000.nii.gz", "q2_0000.nii.gz"]
+    assert files(tmp_path / "new" / "scans") == ["added.json", "q1_0000.nii.gz", "q2_0000.nii.gz"]
     np.testing.assert_array_equal(read(tmp_path / "new" / "scans" / "q1_0000.nii.gz"), scan(1))
     run("folder", "-i", folder, "--predict", wanted, "-o", tmp_path / "new" / "scans")
     assert "Added 0 scans" in capsys.readouterr().out
@@ -391,6 +394,90 @@ def test_scans_to_predict_need_a_model_and_a_place(folder, raw, tmp_path):
     (raw / NAME).mkdir()
     with pytest.raises(DataError, match="Name the folder of the trained model"):
         run("folder", "-i", folder, "--predict", "701", "-o", tmp_path / "out")
+
+
+@pytest.fixture
+def dataset(folder, raw):
+    """One labelled case."""
+    write(folder / "p1.nii.gz", scan())
+    write(folder / "p1_seg.nii.gz", blob())
+    run("folder", "-i", folder, "-o", NAME)
+    return raw / NAME
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd"])  # linked, converted
+@pytest.mark.parametrize("copy", [(), ("--copy",)])
+def test_into_tells_another_scan_of_the_same_name(dataset, tmp_path, ending, copy):
+    for n in (1, 2):
+        write(tmp_path / f"m{n}" / f"scan1{ending}", scan(n))
+    for _ in range(2):
+        run("folder", "-i", tmp_path / "m1", "--into", NAME, *copy)
+    with pytest.raises(DataError, match=rf"from .*m1/scan1{ending}, not from .*m2/scan1{ending}\)"):
+        run("folder", "-i", tmp_path / "m2", "--into", NAME, *copy)
+    there = dataset / "imagesUn/scan1_0000.nii.gz"
+    np.testing.assert_array_equal(read(there), scan(1))
+    there.unlink()
+    run("folder", "-i", tmp_path / "m2", "--into", NAME, *copy)
+    np.testing.assert_array_equal(read(there), scan(2))
+
+
+def test_a_corrected_scan_to_predict_is_no_longer_the_old_one(dataset, tmp_path):
+    write(tmp_path / "new" / "q1.nrrd", scan(1))
+    run("folder", "-i", tmp_path / "new", "--predict", NAME, "-o", tmp_path / "out")
+    write(tmp_path / "new" / "q1.nrrd", scan(2))
+    with pytest.raises(DataError, match=r"q1_0000\.nii\.gz \(its source .*q1\.nrrd was changed since"):
+        run("folder", "-i", tmp_path / "new", "--predict", NAME, "-o", tmp_path / "out")
+
+
+def test_into_goes_on_after_an_interruption(dataset, tmp_path, monkeypatch):
+    for name in "ab":
+        write(tmp_path / "more" / f"{name}.nrrd", scan())
+
+    def interrupted(jobs, *_):
+        yield convert_case.convert(jobs[0])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(into, "convert_all", interrupted)
+        run("folder", "-i", tmp_path / "more", "--into", NAME)
+    assert files(dataset / "imagesUn") == ["a_0000.nii.gz"]
+    run("folder", "-i", tmp_path / "more", "--into", NAME)
+    assert files(dataset / "imagesUn") == ["a_0000.nii.gz", "b_0000.nii.gz"]
+
+
+def test_scans_to_predict_are_not_written_among_their_sources(dataset, tmp_path):
+    write(tmp_path / "new" / "q1_0000.nii.gz", scan(1))
+    for out in ("new", "new/out"):
+        with pytest.raises(DataError, match="lies in -i"):
+            run("folder", "-i", tmp_path / "new", "--predict", NAME, "-o", tmp_path / out)
+    np.testing.assert_array_equal(read(tmp_path / "new" / "q1_0000.nii.gz"), scan(1))
+
+
+@pytest.mark.parametrize("second", ["whole", "broken"])
+def test_a_file_is_never_replaced_by_a_link_to_itself(raw, second):
+    un = raw / NAME / "imagesUn"
+    channels = {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "a": 1}}
+    write(un / "q_0000.nii.gz", scan(1))
+    (raw / NAME / "dataset.json").write_text(json.dumps({**channels, "file_ending": ".nii.gz"}))
+    write(un / "q_0001.nii", scan(2))
+    if second == "broken":
+        (un / "q_0001.nii").write_bytes(b"broken")
+        with pytest.raises(DataError, match="could not be added"):
+            run("folder", "-i", un, "--into", NAME)
+    else:
+        run("folder", "-i", un, "--into", NAME)
+    assert not (un / "q_0000.nii.gz").is_symlink()
+    np.testing.assert_array_equal(read(un / "q_0000.nii.gz"), scan(1))
+
+
+def test_a_file_is_never_replaced_by_its_own_conversion(tmp_path):
+    path = write(tmp_path / "q_0000.nrrd", scan(1))
+    case = Case("q", [path], None, "predict")
+    job = convert_case.Job(case, tmp_path, ".nrrd", {}, True, False, "")
+    assert convert_case.convert(job).record["how"] == ["left"]
+    four = sitk.JoinSeries([itk(scan(1))])
+    sitk.WriteImage(four, str(path))  # nnU-Net cannot read this as it is
+    assert "would be replaced" in convert_case.convert(job).failure
 
 
 def test_into_keeps_what_worked(folder, raw, tmp_path):
