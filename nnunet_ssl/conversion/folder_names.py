@@ -3,7 +3,7 @@
 Understood are: a folder of masks beside a folder of scans, with the same names; masks beside scans, whose
 names say so (``case_mask``, ``case-seg``, ``case.label``, ``label0001`` beside ``img0001``, ``gt``,
 ``annotation``, ``roi``); one folder for each case; several parts of one mask (``case_mask``,
-``case_mask_1``); channels (``case_0000``, ``case_0001``); nnU-Net's own folders.
+``case_mask_1``); channels (``case_0000``, ``case_0001``, unlike running numbers); nnU-Net's own folders.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ _SCAN_PREFIX = re.compile(rf"{_SCAN}(?:[ _.\-]*(?P<number>\d+))?", re.IGNORECASE
 _MASK_FOLDER = re.compile(rf"{_WORD}|labels(?:Tr|Ts|Va)", re.IGNORECASE)
 _SCAN_FOLDER = re.compile(rf"{_SCAN}|images(?:Tr|Ts|Va|Un)|data|raw", re.IGNORECASE)
 _TEST_FOLDER = re.compile(r"imagesTs|labelsTs", re.IGNORECASE)
-_CHANNEL = re.compile(r"(?P<base>.+)_000(?P<channel>\d)")
+_NUMBERED = re.compile(r"(?P<base>.+)_(?P<number>\d{4})")
+_CHANNEL = re.compile(r"(?P<base>.+)_000\d")
+_MOST_CHANNELS = 10
 
 Key = tuple[tuple[str, ...], str]  # folders that are no roles, and a name
 
@@ -97,17 +99,36 @@ def pair(
 
 
 def _channels(scans: Iterable[Item], root: Path) -> dict[Key, list[Item]]:
-    """Scans by folders and name; files that differ in the channel number alone are one scan."""
-    groups: dict[Key, list[Item]] = defaultdict(list)
+    """Scans by folders and name; channels of one scan are together."""
+    named: dict[Key, list[Item]] = defaultdict(list)
+    numbers: dict[Key, set[int]] = defaultdict(set)
     for scan in scans:
-        folders, name = _key(scan, root)
-        match = _CHANNEL.fullmatch(name)
-        groups[(folders, match["base"] if match else name)].append(scan)
-    for (_, name), items in groups.items():
-        if len(items) > 1 and not all(_CHANNEL.fullmatch(stem_of(item.path)) for item in items):
+        key = _key(scan, root)
+        named[key].append(scan)
+        if match := _NUMBERED.fullmatch(key[1]):
+            numbers[key[0], match["base"]].add(int(match["number"]))
+    groups: dict[Key, list[Item]] = {}
+    for key, items in sorted(named.items(), key=lambda entry: entry[0]):
+        match = _NUMBERED.fullmatch(key[1])
+        base = (key[0], match["base"]) if match else key
+        if match and _are_channels(numbers[base]):
+            items = [*named.get(base, ()), *items]
+            groups.setdefault(base, []).extend(items)
+        else:
+            groups[key] = items
+        if len(items) > 1:
             shown = few((item.path for item in items), 3)
-            raise DataError(f"Several scans are called {name}: {shown}. Rename or remove some.")
-    return dict(groups)
+            raise DataError(f"Several scans are called {key[1]}: {shown}. Rename or remove some.")
+    return groups
+
+
+def _are_channels(numbers: Iterable[int]) -> bool:
+    """Whether files that differ in these numbers are channels: nnU-Net counts those from 0, without a gap.
+
+    Others are running numbers of scans: ``amos_0001``, ``amos_0002``, ``scan_2019``.
+    """
+    found = sorted(numbers)
+    return found == list(range(len(found))) and len(found) <= _MOST_CHANNELS
 
 
 def _key(item: Item, root: Path) -> Key:

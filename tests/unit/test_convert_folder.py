@@ -40,6 +40,15 @@ def run(*arguments):
     command.run(parser.parse_args([*map(str, arguments), "-np", "1"]))
 
 
+@pytest.fixture
+def dataset(folder, raw):
+    """One labelled case."""
+    write(folder / "p1.nii.gz", scan())
+    write(folder / "p1_seg.nii.gz", blob())
+    run("folder", "-i", folder, "-o", NAME)
+    return raw / NAME
+
+
 SUFFIXES = [
     "_mask",
     "_seg",
@@ -137,6 +146,38 @@ def test_year_in_a_name_is_no_channel(folder):
     for year in (2019, 2020):
         write(folder / f"scan_{year}.nii.gz", scan())
     assert sorted(found(folder)) == ["scan_2019", "scan_2020"]
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [range(1, 13), range(1, 4), (0, 2, 3), range(12)],
+    ids=["from 1, more than 9", "from 1", "with a gap", "from 0, more than 9"],
+)
+def test_running_numbers_are_no_channels(folder, numbers):
+    names = [f"amos_{n:04d}" for n in numbers]
+    for name in names:
+        write(folder / "imagesTr" / f"{name}.nii.gz", scan())
+    for name in names[:2]:
+        write(folder / "labelsTr" / f"{name}.nii.gz", blob())
+    expected = {name: ("unlabeled", []) for name in names}
+    assert found(folder) == expected | {name: ("train", [f"{name}.nii.gz"]) for name in names[:2]}
+
+
+def test_into_takes_running_numbers_for_scans(dataset, tmp_path):
+    for n in range(1, 6):
+        write(tmp_path / "more" / f"scan_{n:04d}.nii.gz", scan(n))
+    run("folder", "-i", tmp_path / "more", "--into", NAME)
+    assert len(files(dataset / "imagesUn")) == 5
+
+
+def test_one_file_name_in_two_folders_is_no_second_channel(folder):
+    for place in ("imagesTr", "imagesTs"):
+        write(folder / place / "a_0000.nii.gz", scan())
+    with pytest.raises(DataError, match="Several scans are called a_0000"):
+        planned(folder)
+    (folder / "imagesTs" / "a_0000.nii.gz").rename(folder / "imagesTr" / "a.nii.gz")
+    with pytest.raises(DataError, match="Several scans are called a_0000"):
+        planned(folder)
 
 
 def test_mask_without_scan(folder):
@@ -394,15 +435,6 @@ def test_scans_to_predict_need_a_model_and_a_place(folder, raw, tmp_path):
     (raw / NAME).mkdir()
     with pytest.raises(DataError, match="Name the folder of the trained model"):
         run("folder", "-i", folder, "--predict", "701", "-o", tmp_path / "out")
-
-
-@pytest.fixture
-def dataset(folder, raw):
-    """One labelled case."""
-    write(folder / "p1.nii.gz", scan())
-    write(folder / "p1_seg.nii.gz", blob())
-    run("folder", "-i", folder, "-o", NAME)
-    return raw / NAME
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nrrd"])  # linked, converted
