@@ -173,9 +173,19 @@ def _match(
     names += [m["base"] for name in list(names) if (m := _CHANNEL.fullmatch(name))]
     for where in (folders, ()):
         for name in names:
-            if (name or where) and (key := index.get((where, name))) is not None:
+            key = index.get((where, name)) if name or where else None
+            if key is not None and _may_share(folders, key[0]):
                 return key
     return None
+
+
+def _may_share(mask: Sequence[str], scan: Sequence[str]) -> bool:
+    """Whether folders allow that a mask belongs to a scan of its name: not where each names a patient.
+
+    ``masks/p1`` may belong to ``site/p1`` and ``outlines/P1/ct`` to ``T2/P1/ct``, ``P2/thorax`` not to
+    ``P1/thorax``.
+    """
+    return not mask or not scan or mask[-1] in scan or scan[-1] in mask
 
 
 def _stripped(stem: str) -> list[str]:

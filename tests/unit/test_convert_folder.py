@@ -189,6 +189,30 @@ def test_mask_without_scan(folder):
     assert found(folder, skip_orphans=True) == {"p1": ("train", ["p1_seg.nii.gz"])}
 
 
+def test_mask_of_another_patient_with_the_same_file_name(folder):
+    write(folder / "P1" / "thorax.nii.gz", scan())
+    write(folder / "P2" / "masks" / "thorax.nii.gz", blob())  # its scan is missing
+    with pytest.raises(DataError, match=r"1 mask\(s\) fit no scan: .*P2/masks/thorax"):
+        planned(folder)
+    write(folder / "P2" / "thorax.nii.gz", scan())
+    assert found(folder) == {"P1_thorax": ("unlabeled", []), "P2_thorax": ("train", ["thorax.nii.gz"])}
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "masks"),
+    [
+        ("site/p1", "masks/p1", None),
+        ("p1", "expert/p1_seg", None),
+        ("T2/P1/a", "outlines/P1/a_seg", None),
+        ("T2/a", "outlines/a", "outlines"),
+    ],
+)
+def test_trees_of_masks_and_scans(folder, image, mask, masks):
+    write(folder / f"{image}.nii.gz", scan())
+    write(folder / f"{mask}.nii.gz", blob())
+    assert [subset for subset, _ in found(folder, masks=masks).values()] == ["train"]
+
+
 def test_several_masks_of_one_scan(folder):
     write(folder / "p1.nii.gz", scan())
     for name in ("p1_mask", "p1_mask_1", "p1_mask_2"):
