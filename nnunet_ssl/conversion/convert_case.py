@@ -80,7 +80,7 @@ def _convert(job: Job) -> dict[str, Any]:
 
 
 def _write_image(job: Job, source: Source, path: Path) -> tuple[geometry.Grid, str]:
-    grid = _usable(job, source)
+    grid = _usable(job, source, channels=1 if job.gray else 3)
     if _is_itself(source, path):
         if grid is not None:
             return grid, "left"
@@ -90,11 +90,18 @@ def _write_image(job: Job, source: Source, path: Path) -> tuple[geometry.Grid, s
         )
     if grid is not None:
         return grid, _link(job, source, path)
-    image = _load(job, source)
-    if image.GetNumberOfComponentsPerPixel() > 1 and job.gray:
-        raise DataError(f"{job.case.identifier}: the scan has several values per voxel: expected one.")
+    image = _with_channels(_load(job, source), job)
     images.write_image(image, path)
     return geometry.Grid.of(image), "converted"
+
+
+def _with_channels(image: sitk.Image, job: Job) -> sitk.Image:
+    """An image with one value per voxel; with three where the dataset has colours."""
+    if image.GetNumberOfComponentsPerPixel() == 1:
+        return image if job.gray else sitk.Compose([image] * 3)
+    if job.gray:
+        raise DataError(f"{job.case.identifier}: the scan has several values per voxel: expected one.")
+    return image
 
 
 def _is_itself(source: Source, path: Path) -> bool:
@@ -103,9 +110,10 @@ def _is_itself(source: Source, path: Path) -> bool:
 
 
 def _write_label(job: Job, source: Source, grid: geometry.Grid, path: Path) -> str:
-    label = _load(job, source, gray=True)
+    label = _load(job, source, label=True)
     identical = all(old == new for old, new in job.values.items())
-    if identical and _usable(job, source) is not None and geometry.same_grid(geometry.Grid.of(label), grid):
+    usable = identical and _usable(job, source, channels=1) is not None
+    if usable and geometry.same_grid(geometry.Grid.of(label), grid):
         geometry.check_values(label, job.values, job.case.identifier)
         return _link(job, source, path)
     label = geometry.fit_label(label, grid, job.case.identifier)
@@ -113,22 +121,21 @@ def _write_label(job: Job, source: Source, grid: geometry.Grid, path: Path) -> s
     return "converted"
 
 
-def _usable(job: Job, source: Source) -> geometry.Grid | None:
+def _usable(job: Job, source: Source, channels: int) -> geometry.Grid | None:
     """The grid of a file that nnU-Net can read as it is, else ``None``."""
     if not isinstance(source, Path) or images.ending_of(source) != job.file_ending:
         return None
     found = geometry.grid_of_file(source)
     if found is None or len(found[0].size) not in (2, 3):
         return None
-    channels = (1,) if job.gray else (1, 3)
-    return found[0] if found[1] in channels else None
+    return found[0] if found[1] == channels else None
 
 
-def _load(job: Job, source: Source, gray: bool | None = None) -> sitk.Image:
+def _load(job: Job, source: Source, label: bool = False) -> sitk.Image:
     if not isinstance(source, Path):
         return source()
     if images.ending_of(source) in images.PICTURES:
-        return images.read_picture(source, job.gray if gray is None else gray)
+        return images.read_label_picture(source) if label else images.read_picture(source, job.gray)
     return images.read_file(source)
 
 

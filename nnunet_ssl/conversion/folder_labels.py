@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -13,11 +15,17 @@ from tqdm import tqdm
 from nnunet_ssl.conversion.dicom_masks import folded, names_in
 from nnunet_ssl.conversion.folder_names import Pair
 from nnunet_ssl.conversion.folder_options import FolderOptions, label_key
-from nnunet_ssl.conversion.images import PICTURES, ending_of, read_array, read_file, read_picture
+from nnunet_ssl.conversion.images import (
+    PICTURES,
+    ending_of,
+    from_picture,
+    read_array,
+    read_file,
+    read_label_picture,
+)
 from nnunet_ssl.errors import ConfigError, DataError, few
 from nnunet_ssl.parallel import run_jobs
 
-_HALF = 127  # JPEG blurs the edges of a mask
 _TOO_MANY = 64
 
 
@@ -59,13 +67,35 @@ def plan_labels(pairs: Sequence[Pair], options: FolderOptions, processes: int = 
         return _named_structures(held, options)
     files = [mask.path for mask in masks if mask.kind != "series"]
     if any(ending_of(file) in (".jpg", ".jpeg") for file in files):
-        return _binary(options.labels)
+        return _binary(files, options.labels, processes)
     if any(len(one.masks) > 1 for one in pairs):
         return _united(options.labels)
     jobs: list[Path | tuple[Path, str]] = [*files, *_array_jobs(pairs, options)]
-    read = tqdm(run_jobs(_values_of, jobs, processes, few=7), "masks", total=len(jobs), disable=None)
-    values = set[int]().union(*(values for _, values in read)) or {0}
-    return _named_values(sorted(values), parse_labels(options.labels))
+    values: set[int] = set()
+    colours: set[tuple[int, ...]] = set()
+    for _, (some, coloured) in _read(_values_of, jobs, processes):
+        values |= some
+        colours |= coloured
+    _check_colours(colours, values)
+    return _named_values(sorted(values or {0}), parse_labels(options.labels))
+
+
+def _read(function: Callable[[Any], Any], jobs: Sequence[Any], processes: int) -> Iterator[tuple[Any, Any]]:
+    for index, result in tqdm(
+        run_jobs(function, jobs, processes, few=7), "masks", total=len(jobs), disable=None
+    ):
+        yield jobs[index], result
+
+
+def _check_colours(colours: Iterable[tuple[int, ...]], values: Iterable[int]) -> None:
+    """Raise ``DataError`` where colours would tell labels apart: nothing says which of them means what."""
+    shown = sorted(set(colours) - {(0, 0, 0)})
+    if shown and (len(shown) > 1 or len({*values} - {0}) > 1):
+        raise DataError(
+            f"The masks are pictures with colours, RGB {few(shown)}: which label each means cannot be told. "
+            "Store one number per label (gray values 1, 2, ... or a palette), or a mask for each label. If "
+            "scans are among them, say with --images and --masks which files are which."
+        )
 
 
 def parse_labels(texts: Iterable[str]) -> dict[str, int | None]:
@@ -128,14 +158,15 @@ def _lacking(held: Mapping[str, set[str]], names: Sequence[str], options: Folder
     )
 
 
-def _binary(wanted: Sequence[str]) -> LabelPlan:
-    name = _only_name(wanted)
-    return LabelPlan(
-        {"background": 0, name: 1},
-        {0: 0, 1: 1},
-        above=_HALF,
-        notes=("Masks stored as JPEG are cut at half brightness.",),
-    )
+def _binary(files: Sequence[Path], wanted: Sequence[str], processes: int) -> LabelPlan:
+    """Masks of which some are JPEG, which blurs edges: cut at half of the brightest value of all."""
+    brightest = dict(_read(_brightest, files, processes))
+    above = max(brightest.values()) // 2
+    notes = [f"Masks stored as JPEG are cut at half brightness (above {above})."]
+    if blank := sorted(file.name for file in files if brightest[file] <= above):
+        notes.append(f"{len(blank)} mask(s) are blank: {few(blank)}.")
+    labels = {"background": 0, _only_name(wanted): 1}
+    return LabelPlan(labels, {0: 0, 1: 1}, above=above, notes=tuple(notes))
 
 
 def _united(wanted: Sequence[str]) -> LabelPlan:
@@ -196,8 +227,8 @@ def _array_jobs(pairs: Sequence[Pair], options: FolderOptions) -> list[tuple[Pat
     return [(file, key) for file in files if (key := label_key(file, options))]
 
 
-def _values_of(job: Path | tuple[Path, str]) -> set[int]:
-    """Values of a mask.
+def _values_of(job: Path | tuple[Path, str]) -> tuple[set[int], set[tuple[int, ...]]]:
+    """Values of a mask, and its colours (not all, if there are many) if it is a picture that has some.
 
     Raises:
         DataError: it has values that are no whole numbers, or negative ones.
@@ -206,12 +237,21 @@ def _values_of(job: Path | tuple[Path, str]) -> set[int]:
         path, image = job[0], read_array(*job)
     else:
         path = job
-        image = read_picture(job) if ending_of(job) in PICTURES else read_file(job)
-    values = np.unique(sitk.GetArrayViewFromImage(image))
+        image = read_label_picture(job, gray=False) if ending_of(job) in PICTURES else read_file(job)
+    colours = np.empty((0, 3), dtype=np.uint8)
+    if image.GetNumberOfComponentsPerPixel() == 3:
+        colours = np.unique(sitk.GetArrayViewFromImage(image).reshape(-1, 3), axis=0)[:_TOO_MANY]
+        image = from_picture(colours[None])
+    values = np.unique(sitk.GetArrayFromImage(image))
     wrong = values[(values < 0) | (values != np.rint(values))]
     if wrong.size:
         raise DataError(
             f"{path} holds values such as {wrong[0]:g}: it is no label map. Is it a scan? Say with --images "
             "and --masks which files are which."
         )
-    return {int(value) for value in values}
+    return {int(value) for value in values}, {tuple(map(int, colour)) for colour in colours}
+
+
+def _brightest(path: Path) -> int:
+    image = read_label_picture(path) if ending_of(path) in PICTURES else read_file(path)
+    return int(sitk.GetArrayFromImage(image).max())

@@ -104,6 +104,12 @@ def read_picture(path: Path, gray: bool = True) -> sitk.Image:
     return from_picture(pixels, gray)
 
 
+def read_label_picture(path: Path, gray: bool = True) -> sitk.Image:
+    """Read a picture of a label map: of a coloured palette the numbers, else as ``read_picture`` does."""
+    numbers = _palette_numbers(path)
+    return read_picture(path, gray) if numbers is None else sitk.GetImageFromArray(numbers)
+
+
 def from_picture(pixels: np.ndarray, gray: bool = True) -> sitk.Image:
     """Image of an array (rows, columns) or (rows, columns, 3)."""
     if pixels.dtype == bool:
@@ -123,12 +129,12 @@ def read_mask(paths: Sequence[Path], above: float = 0) -> sitk.Image:
 
     Args:
         paths: one file or more, of the same size.
-        above: 0 for clean masks; 127 for those that were stored as JPEG, whose edges are blurred.
+        above: 0 for clean masks; half brightness for those stored as JPEG, whose edges are blurred.
     """
     union: sitk.Image | None = None
     for path in paths:
         picture = ending_of(path) in PICTURES
-        mask = read_picture(path) if picture else read_volume(path)
+        mask = read_label_picture(path) if picture else read_volume(path)
         mask = sitk.Cast(mask > above, sitk.sitkUInt8)
         if union is not None and union.GetSize() != mask.GetSize():
             raise DataError(f"{path} has the size {mask.GetSize()}, but {paths[0]} has {union.GetSize()}.")
@@ -190,6 +196,18 @@ def write_image(image: sitk.Image, path: Path) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _palette_numbers(path: Path) -> np.ndarray | None:
+    """Numbers of a picture's colours; ``None`` without a palette, or with a gray one, which holds values."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            palette = np.reshape(picture.getpalette() or [], (-1, 3)) if picture.mode == "P" else np.empty(0)
+            return np.array(picture) if (palette != palette[..., :1]).any() else None
+    except OSError:  # of no kind that PIL knows: others read it, or say why not
+        return None
 
 
 def _load_array(path: Path, key: str) -> np.ndarray:

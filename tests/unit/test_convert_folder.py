@@ -6,6 +6,8 @@ from argparse import ArgumentParser
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from PIL import Image
+from skimage import io
 
 from nnunet_ssl.commands import convert as command
 from nnunet_ssl.conversion import convert_case, into
@@ -342,6 +344,84 @@ def test_masks_as_jpeg_are_cut_at_half(folder, raw):
     assert len(np.unique(read(folder / "masks" / "a.jpg"))) > 2  # blurred, as JPEG does
     run("folder", "-i", folder, "-o", NAME)
     np.testing.assert_array_equal(read(raw / NAME / "labelsTr/a.png"), mask // 255)
+
+
+@pytest.mark.parametrize("peak", [(255, 255, 255), (255, 0, 0), (1, 1, 1)])
+def test_masks_as_jpeg_of_any_brightness(folder, raw, peak):
+    mask = np.zeros((16, 16), np.uint8)
+    mask[4:12, 4:12] = 1
+    (folder / "masks").mkdir()
+    for name, value in (("a", peak), ("b", 0)):
+        picture(folder / "images" / f"{name}.jpg", gray(shape=(16, 16)))
+        colours = Image.fromarray(mask[..., None] * np.array(peak, np.uint8) * bool(value))
+        colours.save(folder / "masks" / f"{name}.jpg", quality=100, subsampling=0)
+    assert "1 mask(s) are blank: b.jpg." in planned(folder).notes
+    run("folder", "-i", folder, "-o", NAME)
+    np.testing.assert_array_equal(read(raw / NAME / "labelsTr/a.png"), mask)
+    assert not read(raw / NAME / "labelsTr/b.png").any()
+
+
+def palette_mask(path, numbers, colours):
+    path.parent.mkdir(exist_ok=True)
+    image = Image.new("P", numbers.shape[::-1])
+    image.putdata(numbers.ravel().tolist())
+    image.putpalette([channel for colour in colours for channel in colour])
+    image.save(path)
+
+
+VOC = [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128)]
+
+
+def test_numbers_of_a_palette_are_the_labels(folder, raw):
+    numbers = np.arange(54, dtype=np.uint8).reshape(6, 9) % 5
+    picture(folder / "images" / "a.png", gray())
+    palette_mask(folder / "masks" / "a.png", numbers, VOC)
+    run("folder", "-i", folder, "-o", NAME, "--labels", "one", "two", "three", "four")
+    np.testing.assert_array_equal(read(raw / NAME / "labelsTr/a.png"), numbers)
+
+
+def test_a_gray_palette_holds_the_values(folder, raw):
+    mask = np.eye(6, 9, dtype=np.uint8)
+    picture(folder / "images" / "a.png", gray())
+    palette_mask(folder / "masks" / "a.png", 1 - mask, [(255,) * 3, (0,) * 3])
+    run("folder", "-i", folder, "-o", NAME)
+    np.testing.assert_array_equal(read(raw / NAME / "labelsTr/a.png"), mask)
+
+
+def coloured(*pixels):
+    """A black mask with a few pixels in colours."""
+    mask = np.zeros((6, 9, 3), np.uint8)
+    for i, colour in enumerate(pixels):
+        mask[i, 2 * i] = colour
+    return mask
+
+
+def test_colours_of_masks(folder, raw):
+    """One colour is a label; nothing tells which labels several are, also one in each file."""
+    for name in "ab":
+        picture(folder / "images" / f"{name}.png", gray())
+    masks = folder / "masks"
+    picture(masks / "a.png", coloured((255, 0, 0)))
+    picture(masks / "b.png", coloured((255, 0, 0), (255, 0, 0)))
+    run("folder", "-i", folder, "-o", NAME)
+    assert read(raw / NAME / "labelsTr/b.png").sum() == 2
+    for second in (coloured((0, 255, 0)), coloured((0, 255, 0), (255, 0, 0)), np.eye(6, 9, dtype=np.uint8)):
+        picture(masks / "b.png", second)
+        with pytest.raises(DataError, match=r"pictures with colours, RGB .*\(255, 0, 0\)"):
+            planned(folder)
+
+
+def test_a_coloured_dataset_has_labels_of_one_channel_and_scans_of_three(folder, raw, tmp_path):
+    red = np.zeros((6, 9, 3), np.uint8)
+    red[..., 0] = 200
+    picture(folder / "a.png", red)
+    mask = np.eye(6, 9, dtype=np.uint8)
+    picture(folder / "a_mask.png", np.stack([mask] * 3, axis=-1))
+    run("folder", "-i", folder, "-o", NAME)
+    np.testing.assert_array_equal(io.imread(raw / NAME / "labelsTr/a.png"), mask)
+    picture(tmp_path / "more" / "b.png", gray())
+    run("folder", "-i", tmp_path / "more", "--into", NAME)
+    np.testing.assert_array_equal(read(raw / NAME / "imagesUn/b_0000.png"), np.stack([gray()] * 3, axis=-1))
 
 
 def test_colours_are_kept_where_all_pictures_have_them(folder):
