@@ -79,8 +79,8 @@ def same_grid(a: Grid, b: Grid) -> bool:
 def fit_label(label: sitk.Image, grid: Grid, name: str) -> sitk.Image:
     """The label on the grid of its image.
 
-    A label is put right where only one reading is possible: one of the headers is blank, one of the two is a
-    single slice of a volume, or the axes are flipped or swapped but the voxels are the image's.
+    A label is put right where only one reading is possible: one of the two is a single slice of a volume, the
+    axes are flipped or swapped but the voxels are the image's, or one of the headers is blank.
 
     Raises:
         DataError: the label lies elsewhere; the message names ``name``.
@@ -89,12 +89,13 @@ def fit_label(label: sitk.Image, grid: Grid, name: str) -> sitk.Image:
     own = Grid.of(label)
     if same_grid(own, grid):
         return _on_grid(label, grid)
-    if own.size == grid.size and (own.is_blank or grid.is_blank):
-        return _on_grid(label, grid)
     if len(grid.size) == len(own.size) == 3:
         turned = sitk.DICOMOrient(label, _orientation(grid))
         if same_grid(Grid.of(turned), grid):
             return _on_grid(turned, grid)
+    # Last, since a header that says nothing may also be true: spacing 1, origin 0.
+    if own.size == grid.size and (own.is_blank or grid.is_blank):
+        return _on_grid(label, grid)
     raise DataError(
         f"{name}: the label does not lie on the voxels of the scan. The scan has {grid}; the label has "
         f"{own}. Resample the label to the scan, or take the pair out."

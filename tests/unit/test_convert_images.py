@@ -181,6 +181,15 @@ def test_label_with_a_blank_header_takes_that_of_the_scan():
     np.testing.assert_array_equal(sitk.GetArrayFromImage(label), blob())
 
 
+@pytest.mark.parametrize("code", ["RAS", "SAR"])
+def test_a_header_that_looks_blank_may_be_true(code):
+    true = {"spacing": (1.0,) * 3, "origin": (0.0,) * 3, "direction": tuple(np.eye(3).ravel())}
+    cube = (5, 5, 5)  # of one size in all directions, as the blank header's branch demands
+    turned = sitk.DICOMOrient(itk(blob(shape=cube), **true), code)
+    label = fit_label(turned, Grid.of(itk(scan(shape=cube), **true)), "a")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(label), blob(shape=cube))
+
+
 def test_label_of_one_slice_for_a_picture():
     label = fit_label(itk(blob(shape=(1, 6, 9), at=(0, 1, 2))), Grid.of(sitk.GetImageFromArray(gray())), "a")
     assert label.GetSize() == (9, 6)
