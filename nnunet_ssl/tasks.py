@@ -191,13 +191,23 @@ def _foreground(labels: Mapping[str, Any]) -> dict[str, LabelValue]:
     for name, value in labels.items():
         if name == IGNORE:
             continue
-        values[name] = tuple(int(v) for v in value) if isinstance(value, (list, tuple)) else int(value)
+        values[name] = _as_value(name, value)
     foreground = {n: v for n, v in values.items() if set(_members(v)) != {0}}
     if any(len(_members(v)) > 1 for v in foreground.values()):
         return foreground
     ordered = dict(sorted(foreground.items(), key=lambda item: _members(item[1])))
     _check_values(ordered)
     return ordered
+
+
+def _as_value(name: str, value: Any) -> LabelValue:
+    try:
+        return tuple(int(v) for v in value) if isinstance(value, (list, tuple)) else int(value)
+    except (TypeError, ValueError):
+        raise TaskError(
+            "dataset.json['labels']: expected names with numbers, such as \"liver\": 1, found "
+            f"'{name}': {value!r}. If names and numbers are in the order of the first nnU-Net, swap them."
+        ) from None
 
 
 def _members(value: LabelValue) -> tuple[int, ...]:

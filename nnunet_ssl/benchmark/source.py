@@ -10,11 +10,10 @@ from typing import Any
 from nnunet_ssl.conversion.dataset_json import (
     dataset_folder,
     find_dataset,
-    list_images,
     read_dataset_json,
     training_cases,
 )
-from nnunet_ssl.data.layout import IMAGES_UNLABELED
+from nnunet_ssl.data.layout import IMAGES_UNLABELED, list_images
 from nnunet_ssl.tasks import TaskTable
 
 ImagesAndLabel = tuple[Sequence[Path], Path]

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from nnunet_ssl.data.layout import list_images
 from nnunet_ssl.errors import DataError
 
 Root = Literal["raw", "preprocessed"]
@@ -127,20 +128,6 @@ def read_dataset_json(folder: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def list_images(folder: Path, file_ending: str) -> dict[str, list[Path]]:
-    """Image files of each case in a folder such as ``imagesTr``, channels in order; empty if it is missing.
-
-    nnU-Net's own listing compares every file with every case in twelve processes; one pass is enough.
-    """
-    pattern = re.compile(r"(.+)_\d{4}" + re.escape(file_ending))
-    cases: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        match = pattern.fullmatch(path.name)
-        if match:
-            cases.setdefault(match[1], []).append(path)
-    return cases
-
-
 def training_cases(folder: Path, dataset_json: Mapping[str, Any]) -> dict[str, tuple[list[Path], Path]]:
     """Images and label file of each labelled case of a raw dataset, as nnU-Net finds them.
 
@@ -154,7 +141,7 @@ def training_cases(folder: Path, dataset_json: Mapping[str, Any]) -> dict[str, t
             case: ([Path(f) for f in files["images"]], Path(files["label"])) for case, files in listed.items()
         }
     ending = dataset_json["file_ending"]
-    images = list_images(folder / "imagesTr", ending)
+    images = list_images(folder / "imagesTr", ending, hidden=True)
     return {case: (files, folder / "labelsTr" / f"{case}{ending}") for case, files in images.items()}
 
 

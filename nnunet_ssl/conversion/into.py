@@ -15,7 +15,6 @@ from nnunet_ssl.conversion.dataset_json import (
     described_folders,
     existing_folder,
     find_dataset,
-    list_images,
     read_dataset_json,
     read_json,
     write_json_atomically,
@@ -24,6 +23,7 @@ from nnunet_ssl.conversion.folder import scans_of
 from nnunet_ssl.conversion.folder_options import FolderOptions
 from nnunet_ssl.conversion.images import PICTURES
 from nnunet_ssl.conversion.writer import convert_all
+from nnunet_ssl.data.layout import list_images
 from nnunet_ssl.errors import DataError, few
 
 ADDED = "added.json"  # beside the scans: what each was made from
@@ -115,7 +115,12 @@ def plan_predict(folder: Path, model: str, target: Path, options: FolderOptions)
 def _plan(
     cases: Sequence[Case], notes: Sequence[str], content: Mapping[str, Any], name: str, target: Path
 ) -> AddPlan:
-    ending, channels = content["file_ending"], len(content["channel_names"])
+    ending, channels = (
+        content["file_ending"],
+        len(content.get("channel_names") or content.get("modality", ())),
+    )
+    if not channels:
+        raise DataError(f"dataset.json of {name} lacks 'channel_names', which nnU-Net demands. Add it.")
     gray = not (ending in PICTURES and channels == 3)
     check_unique(cases)
     files = channels if gray else 1

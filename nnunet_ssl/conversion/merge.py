@@ -16,12 +16,12 @@ from nnunet_ssl.conversion.dataset_json import (
     check_new_name,
     dataset_folder,
     find_dataset,
-    list_images,
     read_dataset_json,
     root_folder,
     training_cases,
 )
 from nnunet_ssl.conversion.merge_files import LabelFile, MergePlan
+from nnunet_ssl.data.layout import list_images
 from nnunet_ssl.errors import DataError, TaskError
 from nnunet_ssl.tasks import BLOCK, IGNORE, Task, TaskTable
 

@@ -20,26 +20,34 @@ SPLITS_FILE = "splits_final.json"
 UNLABELED = "unlabeled"  # key of a fold in it
 
 
-def scans_in(folder: Path, file_ending: str) -> dict[str, list[Path]]:
+def list_images(
+    folder: Path, file_ending: str, hidden: bool = False, strict: bool = False
+) -> dict[str, list[Path]]:
     """Scans of a folder in nnU-Net's naming: case id to its channel files in order. No folder, no scans.
 
+    nnU-Net's own listing compares every file with every case in twelve processes; one pass is enough.
+
+    Args:
+        folder: such as ``imagesTr``.
+        file_ending: of the scans; other files are left alone.
+        hidden: also names that start with ``.``, which nnU-Net takes for scans of ``imagesTr``.
+        strict: refuse files without channel number.
+
     Raises:
-        DataError: a file does not end in ``_XXXX`` + file ending.
+        DataError: a file does not end in ``_XXXX`` + file ending, and ``strict`` is set.
     """
-    if not folder.is_dir():
-        return {}
     scans: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.name.endswith(file_ending):
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if not path.name.endswith(file_ending) or (path.name.startswith(".") and not hidden):
             continue
         match = re.fullmatch(r"(.+)_\d{4}", path.name[: -len(file_ending)])
-        if match is None:
+        if match is not None:
+            scans.setdefault(match.group(1), []).append(path)
+        elif strict:
             raise DataError(
                 f"Unexpected file name {path}: expected CASE_0000{file_ending} (channel number of four "
-                "digits). "
-                "Rename the file."
+                "digits). Rename the file."
             )
-        scans.setdefault(match.group(1), []).append(path)
     return scans
 
 

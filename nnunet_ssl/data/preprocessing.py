@@ -27,7 +27,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tqdm import tqdm
 
 from nnunet_ssl.conversion.dataset_json import write_json_atomically
-from nnunet_ssl.data.layout import scans_in
+from nnunet_ssl.data.layout import list_images
 from nnunet_ssl.errors import DataError
 from nnunet_ssl.locks import NoLocksError, locked
 from nnunet_ssl.parallel import run_jobs
@@ -101,7 +101,7 @@ def preprocess_unlabeled(
     """
     if not images.is_dir():
         return prepared_cases(recipe.folder)
-    scans = scans_in(images, recipe.dataset_json["file_ending"])
+    scans = list_images(images, recipe.dataset_json["file_ending"], strict=True)
     if not scans and not recipe.folder.is_dir():
         return []
     with _alone(recipe.folder):

@@ -28,6 +28,7 @@ from nnunet_ssl.doctor.inventory import check_names, list_cases
 from nnunet_ssl.doctor.scan import scan
 from nnunet_ssl.doctor.study import Study, read_folds
 from nnunet_ssl.errors import DataError
+from nnunet_ssl.tasks import TaskTable
 
 CHECKS: tuple[Callable[[Study], list[Finding]], ...] = (
     files.check_dataset_json,
@@ -100,9 +101,10 @@ def examine(request: Request) -> Examination:
     Raises:
         DataError: dataset.json or the split cannot be read, or there is nothing to look at.
         ConfigError: there is no such configuration or fold.
-        TaskError: the tasks in dataset.json contradict each other.
+        TaskError: labels or tasks in dataset.json are malformed or contradict each other.
     """
     dataset_json = read_dataset_json(request.dataset)
+    TaskTable.from_dataset_json(dataset_json)  # raises before everything is read
     cases = list_cases(request.dataset, dataset_json)
     preprocessed = existing_folder("preprocessed", request.dataset.name)
     plans = _plans(preprocessed, request)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_ssl.conversion.dataset_json import list_images, training_cases
+from nnunet_ssl.conversion.dataset_json import training_cases
+from nnunet_ssl.data.layout import list_images
 from nnunet_ssl.doctor.facts import IMAGES_TR, IMAGES_TS, IMAGES_UN
 from nnunet_ssl.doctor.findings import Finding, Severity
 
@@ -39,14 +40,21 @@ def list_cases(dataset: Path, dataset_json: Mapping[str, Any]) -> list[CaseFiles
     """The cases of imagesTr (with labels), imagesUn and imagesTs (labels where there are some)."""
     ending = dataset_json["file_ending"]
     cases = [
-        CaseFiles(IMAGES_TR, case, tuple(images), label if label.exists() else None)
+        CaseFiles(IMAGES_TR, case, tuple(images), label if _is_there(label) else None)
         for case, (images, label) in sorted(training_cases(dataset, dataset_json).items())
     ]
     for folder in (IMAGES_UN, IMAGES_TS):
         for case, images in list_images(dataset / folder, ending).items():
             label = dataset / LABELS[folder] / f"{case}{ending}" if folder in LABELS else None
-            cases.append(CaseFiles(folder, case, tuple(images), label if label and label.exists() else None))
+            cases.append(
+                CaseFiles(folder, case, tuple(images), label if label and _is_there(label) else None)
+            )
     return cases
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is a file; also a link whose file is gone, which is told when it is read."""
+    return path.exists() or path.is_symlink()
 
 
 def check_names(dataset: Path, dataset_json: Mapping[str, Any], cases: Iterable[CaseFiles]) -> list[Finding]:

@@ -49,14 +49,20 @@ def read_case(files: CaseFiles, reader_class: type[Reader]) -> CaseFacts:
             channels += read
             boxes += [box] if box else []
         except Exception as error:  # readers raise whatever their library raises
-            unreadable.append((file.name, reason(error)))
+            unreadable.append((file.name, _why(file, error)))
     if files.label is not None:
         try:
             label = _read_label(files.label, reader)
         except Exception as error:
-            unreadable.append((files.label.name, reason(error)))
+            unreadable.append((files.label.name, _why(files.label, error)))
     content = _union(boxes) if len({len(box) for box in boxes}) == 1 else ()
     return CaseFacts(files.folder, files.case, tuple(channels), label, content, tuple(unreadable))
+
+
+def _why(file: Path, error: BaseException) -> str:
+    if file.is_symlink() and not file.exists():
+        return f"a link to {file.readlink()}, which is not there"
+    return reason(error)
 
 
 def reason(error: BaseException) -> str:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from nnunet_ssl.benchmark.plan import ALL, BASELINE, Run
 from nnunet_ssl.benchmark.workplace import Workplace
-from nnunet_ssl.conversion.dataset_json import list_images, read_json
+from nnunet_ssl.conversion.dataset_json import read_json
+from nnunet_ssl.data.layout import list_images
 from nnunet_ssl.errors import DataError
 from nnunet_ssl.evaluation.bootstrap import label_means
 from nnunet_ssl.evaluation.reading import find_reader, known_labels, read_image, read_labels

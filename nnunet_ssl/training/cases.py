@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_ssl.data.layout import IMAGES_UNLABELED, SPLITS_FILE, check_disjoint, hidden_cases, scans_in
+from nnunet_ssl.data.layout import IMAGES_UNLABELED, SPLITS_FILE, check_disjoint, hidden_cases, list_images
 from nnunet_ssl.data.preprocessing import (
     Recipe,
     array_file,
@@ -74,7 +74,9 @@ def unlabeled_files(
         DataError: there is none, one is labelled, validation or test data too, or a file is broken.
     """
     hidden, bare = hidden_cases(folders.splits, fold), prepared_cases(folders.unlabeled)
-    test = [] if folders.raw is None else list(scans_in(folders.raw / "imagesTs", file_ending))
+    test = (
+        [] if folders.raw is None else list(list_images(folders.raw / "imagesTs", file_ending, strict=True))
+    )
     check_disjoint(
         hidden,
         f"'unlabeled' in fold {fold} of {folders.splits}",

@@ -526,7 +526,11 @@ def test_scans_to_predict(folder, raw, tmp_path, monkeypatch, capsys, root):
     np.testing.assert_array_equal(read(tmp_path / "new" / "scans" / "q1_0000.nii.gz"), scan(1))
     run("folder", "-i", folder, "--predict", wanted, "-o", tmp_path / "new" / "scans")
     assert "Added 0 scans" in capsys.readouterr().out
-    content["channel_names"] = {"0": "T1", "1": "T2"}
+    del content["channel_names"]
+    (model / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="lacks 'channel_names'"):
+        run("folder", "-i", folder, "--predict", wanted, "-o", tmp_path / "others")
+    content["modality"] = {"0": "T1", "1": "T2"}  # the first nnU-Net's word, which nnU-Net still takes
     (model / "dataset.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"has 1 channel file\(s\), but .* has 2"):
         run("folder", "-i", folder, "--predict", wanted, "-o", tmp_path / "others")

@@ -7,9 +7,10 @@ import pytest
 
 from nnunet_ssl.doctor import machine, report
 from nnunet_ssl.doctor.checks import files, resources
+from nnunet_ssl.doctor.examine import Request, examine
 from nnunet_ssl.doctor.findings import CHECKS, Finding, Severity, accept, ranked
 from nnunet_ssl.doctor.inventory import check_names, list_cases
-from nnunet_ssl.errors import ConfigError
+from nnunet_ssl.errors import ConfigError, TaskError
 from tests.unit.doctor_facts import case, need, said, study
 
 GOOD = ["imagesTr/a_0000.nii.gz", "imagesTr/b_0000.nii.gz", "labelsTr/a.nii.gz", "labelsTr/b.nii.gz"]
@@ -54,6 +55,30 @@ def test_good_names_are_fine(tmp_path):
 )
 def test_wrong_names(tmp_path, path, expected):
     assert said(names(tmp_path, [*GOOD, path])) == [expected]
+
+
+def test_hidden_files_are_scans_in_imagestr_only(tmp_path):
+    """As macOS leaves them: nnU-Net takes those of imagesTr for cases, the trainers ignore the others."""
+    hidden = [f"{folder}/._x_0000.nii.gz" for folder in ("imagesTr", "imagesUn", "imagesTs")]
+    names(tmp_path, [*GOOD, *hidden, "imagesUn/.tmp-u_0000.nii.gz"])
+    listed = [(c.folder, c.case) for c in list_cases(tmp_path, JSON)]
+    assert listed == [("imagesTr", "._x"), ("imagesTr", "a"), ("imagesTr", "b")]
+
+
+def test_a_label_whose_link_is_broken_is_not_missing(tmp_path):
+    names(tmp_path, GOOD[:3])
+    (tmp_path / "labelsTr" / "b.nii.gz").symlink_to(tmp_path / "moved.nii.gz")
+    cases = list_cases(tmp_path, JSON)
+    assert check_names(tmp_path, JSON, cases) == []
+    assert cases[1].label == tmp_path / "labelsTr" / "b.nii.gz"
+
+
+def test_labels_of_the_first_nnunet_are_named_before_anything_is_read(tmp_path):
+    names(tmp_path, GOOD)
+    content = JSON | {"labels": {"0": "background", "1": "organ"}}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(TaskError, match="expected names with numbers.*'0': 'background'.*swap"):
+        examine(Request(tmp_path))
 
 
 def test_files_that_dataset_json_lists(tmp_path):

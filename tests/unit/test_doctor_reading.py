@@ -54,6 +54,15 @@ def test_facts_of_a_volume(tmp_path):
     assert channel.geometry.orientation == "LPS"  # ITK's identity
 
 
+def test_a_broken_link_says_so(tmp_path):
+    link = tmp_path / "a.nii.gz"
+    link.symlink_to(tmp_path / "moved.nii.gz")
+    facts = read(write(tmp_path / "a_0000.nii.gz"), label=link)
+    ((name, why),) = facts.unreadable
+    assert name == "a.nii.gz"
+    assert why == f"a link to {tmp_path / 'moved.nii.gz'}, which is not there"
+
+
 def test_readers_agree_on_the_grid(tmp_path):
     turned = [[0, 0, 1], [1, 0, 0], [0, 1, 0]]
     path = write(tmp_path / "a_0000.nii.gz", direction=turned)

@@ -88,6 +88,8 @@ def test_an_unknown_name_lists_the_known_ones():
     [
         ({"background": 0}, None, "no foreground label"),
         ({"background": 0, "a": 1, "b": 1}, None, "Labels 'a' and 'b' both have the value 1"),
+        ({"0": "background", "1": "a"}, None, "expected names with numbers.*'0': 'background'"),
+        ({"a": None}, None, "expected names with numbers"),
         ({"a": 1}, [Task("A", ("a", "c"))], "Task 'A' names label 'c', which dataset.json lacks. Known: a"),
         (
             {"a": 1},
