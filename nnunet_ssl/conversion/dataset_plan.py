@@ -83,7 +83,7 @@ class DatasetPlan:
     def case_rows(self) -> list[tuple[str, str, str, str, str]]:
         """Rows of case, folder, source of the images and of the label, and what is done with the images."""
         sources = [source for case in self.cases for source in (*case.images, case.label)]
-        root = os.path.commonpath({path.parent for source in sources for path in files_of(source)})
+        root = _common_folder(path.parent for source in sources for path in files_of(source))
         return [
             (
                 case.identifier,
@@ -164,10 +164,17 @@ def _is_as_written(path: Path, size: float, time: float, written: Sequence[float
     return (size == written[0] and abs(time - written[1]) <= _CLOCK) or path.lstat().st_nlink > 1
 
 
+def _common_folder(folders: Iterable[Path]) -> str:
+    try:
+        return os.path.commonpath({*folders})
+    except ValueError:  # on several drives of Windows
+        return ""
+
+
 def _names(sources: Iterable[Source | None], root: str) -> str:
     """Paths below ``root`` of the files, each once, or of the folders of DICOM series."""
     paths = dict.fromkeys(path for source in sources for path in files_of(source))
-    return ", ".join(path.relative_to(root).as_posix() for path in paths)
+    return ", ".join((path.relative_to(root) if root else path).as_posix() for path in paths)
 
 
 def is_finished(plan: DatasetPlan, prints: Mapping[str, str]) -> bool:

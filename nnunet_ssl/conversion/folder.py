@@ -98,16 +98,14 @@ def _roles(
     if options.masks is not None and (own := _folder_of(options.masks, folder)) is not None:
         mask_root = own
         masks = items_in(mask_root)[0]
-        inside = {item.path for item in masks}
-        scans = [item for item in items if item.path not in inside]
     elif options.masks is not None:
         masks = [item for item in items if _fits(item, folder, options.masks)]
         if not masks:
             raise DataError(f"--masks: '{options.masks}' is no folder, and no file in {folder} fits it.")
-        scans = [item for item in items if item not in masks]
     else:
         masks = [item for item in items if _is_mask(item, folder)]
-        scans = [item for item in items if item not in masks]
+    taken = {item.path for item in masks}
+    scans = [item for item in items if item.path not in taken]
     if options.images is not None:
         scans = [item for item in scans if _fits(item, folder, options.images)]
     scans = [item for item in scans if item.kind not in ("rtstruct", "seg")]
@@ -119,7 +117,7 @@ def _of_one_modality(scans: Sequence[Item], wanted: str | None) -> list[Item]:
     if wanted is None and len(counts) > 1:
         shown = ", ".join(f"{modality or 'unknown'} ({n})" for modality, n in sorted(counts.items()))
         raise DataError(f"DICOM series of several modalities lie here: {shown}. Choose one with --modality.")
-    return [item for item in scans if wanted is None or item.modality == wanted.upper()]
+    return [s for s in scans if wanted is None or s.kind != "series" or s.modality == wanted.upper()]
 
 
 def _folder_of(text: str, folder: Path) -> Path | None:

@@ -201,6 +201,14 @@ def test_several_modalities_are_not_mixed(tmp_path):
     assert [case.identifier for case in found.plan.cases] == ["pet"] and found.plan.channels == ("PT",)
 
 
+def test_a_modality_leaves_other_files_alone(tmp_path):
+    write_series(tmp_path / "in" / "ct", ct())
+    write_series(tmp_path / "in" / "pet", ct(), modality="PT")
+    write(tmp_path / "in" / "p9.nii.gz", ct().astype(np.int16))
+    found = planned(tmp_path / "in", modality="pt")
+    assert sorted(case.identifier for case in found.plan.cases) == ["p9", "pet"]
+
+
 def structures(folder, flip=False):
     slices = write_series(folder / "patient1" / "ct", ct(), flip_numbers=flip)
     outer, hole = rectangle(1, 1, 5, 4), rectangle(2, 2, 2, 2)

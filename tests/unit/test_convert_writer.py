@@ -148,6 +148,15 @@ def test_rows_name_sources_below_their_common_folder(source):
     ]
 
 
+def test_rows_where_sources_have_no_common_folder(source, monkeypatch):
+    def on_two_drives(_):
+        raise ValueError("Paths don't have the same drive")
+
+    monkeypatch.setattr(os.path, "commonpath", on_two_drives)
+    row = plan(source).case_rows()[0]
+    assert row[2:4] == (str(source / "a.nii.gz"), str(source / "a_seg.nii.gz"))
+
+
 def test_changed_source_is_done_again(raw, source, monkeypatch):
     (source / "b.nii.gz").write_bytes(b"broken")
     with pytest.raises(DataError):
