@@ -10,7 +10,7 @@ from pathlib import Path
 from nnunet_ssl.benchmark.curves import CURVES, save_curves
 from nnunet_ssl.benchmark.plan import BASELINE, PSEUDO_LABELS, Plan, Run
 from nnunet_ssl.benchmark.source import Source
-from nnunet_ssl.benchmark.workplace import Workplace, link_files, link_images
+from nnunet_ssl.benchmark.workplace import Workplace, label_links, link_files, link_images
 from nnunet_ssl.conversion.dataset_json import read_json, write_json_atomically
 from nnunet_ssl.data.layout import SPLITS_FILE, UNLABELED
 from nnunet_ssl.demo.run import Action, Command, Step
@@ -181,7 +181,7 @@ class Steps:
             raise DataError(f"Expected {len(missing)} label file(s) that are missing, such as {missing[0]}.")
         for case, files in images.items():
             link_images(files, raw / "imagesTr", case, ending)
-            link_files({labels[case]: raw / "labelsTr" / f"{case}{ending}"})
+            link_files(label_links(labels[case], raw / "labelsTr", case, ending))
         preprocessed.mkdir(parents=True, exist_ok=True)
         description = {**read_json(self.place.raw / "dataset.json"), "numTraining": len(images)}
         for target in (raw, preprocessed):

@@ -22,7 +22,7 @@ from typing import Any
 from nnunet_ssl.benchmark.plan import Plan, Run, Settings
 from nnunet_ssl.benchmark.source import Source
 from nnunet_ssl.conversion.dataset_json import read_dataset_json, read_json, write_json_atomically
-from nnunet_ssl.conversion.merge_files import place_file
+from nnunet_ssl.conversion.merge_files import place_file, spacing_file
 from nnunet_ssl.conversion.plans import configure_plans, read_plans, resolve_configuration
 from nnunet_ssl.conversion.prompt_embedding import stored_file
 from nnunet_ssl.data.layout import IMAGES_UNLABELED, SPLITS_FILE, UNLABELED
@@ -153,8 +153,19 @@ def link_files(links: Mapping[Path, Path]) -> None:
 
 
 def link_images(files: Sequence[Path], folder: Path, case: str, ending: str) -> None:
-    """Put links to the channels of a case into a folder, under nnU-Net's names."""
+    """Put links to the channels of a case, and to its spacing, into a folder, under nnU-Net's names."""
     link_files({file: folder / f"{case}_{channel:04d}{ending}" for channel, file in enumerate(files)})
+    link_files(_spacing_link(spacing_file(files[0], ending), folder, case))
+
+
+def label_links(label: Path, folder: Path, case: str, ending: str) -> dict[Path, Path]:
+    """What links a label file into a folder: the file, and its spacing where that lies beside it."""
+    spacing = spacing_file(label, ending, is_label=True)
+    return {label: folder / f"{case}{ending}", **_spacing_link(spacing, folder, case)}
+
+
+def _spacing_link(spacing: Path | None, folder: Path, case: str) -> dict[Path, Path]:
+    return {} if spacing is None else {spacing: folder / f"{case}.json"}
 
 
 def _plain(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,7 +199,7 @@ def _preprocessed_links(
         )
     for case in cases:
         label = source.training[case][1]
-        links[label] = place.preprocessed / "gt_segmentations" / f"{case}{source.ending}"
+        links |= label_links(label, place.preprocessed / "gt_segmentations", case, source.ending)
     return links
 
 
@@ -219,6 +230,6 @@ def _link_tests(place: Workplace, plan: Plan, source: Source) -> None:
             images, label = (source.test if place.settings.test == "imagesTs" else source.training)[case]
             task = table.tasks[table.task_of(case)].name if len(table) > 1 else None
             link_images(images, place.test_images(part, task), case, source.ending)
-            link_files({label: place.test_labels(part) / f"{case}{source.ending}"})
+            link_files(label_links(label, place.test_labels(part), case, source.ending))
             if len(plan.tests) == 1:  # trainers refuse to learn from what is in imagesTs
                 link_images(images, place.raw / "imagesTs", case, source.ending)

@@ -20,7 +20,7 @@ from nnunet_ssl.conversion.dataset_json import (
     root_folder,
     training_cases,
 )
-from nnunet_ssl.conversion.merge_files import LabelFile, MergePlan
+from nnunet_ssl.conversion.merge_files import LabelFile, MergePlan, spacing_file
 from nnunet_ssl.data.layout import list_images
 from nnunet_ssl.errors import DataError, TaskError
 from nnunet_ssl.tasks import BLOCK, IGNORE, Task, TaskTable
@@ -375,8 +375,8 @@ def _image_files(source: Source, ending: str) -> Iterator[tuple[Path, str]]:
         for case, files in cases.items():
             for channel, path in enumerate(files):
                 yield path, f"{place}/{source.prefix}{case}_{channel:04d}{ending}"
-            spacing = files[0].with_name(f"{case}.json")  # where nnU-Net's 3D tiff reader looks for it
-            if spacing.is_file():
+            spacing = spacing_file(files[0], ending)
+            if spacing is not None:
                 yield spacing, f"{place}/{source.prefix}{case}.json"
 
 

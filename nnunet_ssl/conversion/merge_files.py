@@ -102,6 +102,22 @@ def place_file(source: Path, target: Path, copy: bool) -> str:
     return "copied"
 
 
+def spacing_file(file: Path, ending: str, is_label: bool = False) -> Path | None:
+    """The file that holds the spacing of a 3D TIFF: ``CASE.json`` beside it, where nnU-Net's reader looks.
+
+    Args:
+        file: a channel of a scan, ``CASE_0000`` and ``ending``, or a label file.
+        ending: of the dataset's files.
+        is_label: a label's name has no channel.
+
+    Returns:
+        ``None`` where there is none, as with most file types.
+    """
+    name = file.name.removesuffix(ending)
+    found = file.with_name(f"{name if is_label else name[: -len('_0000')]}.json")
+    return found if found.is_file() else None
+
+
 def remap_label_file(label: LabelFile, target: Path) -> None:
     """Write a label file with new values; geometry stays, the type is the smallest that fits.
 

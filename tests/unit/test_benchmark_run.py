@@ -168,6 +168,31 @@ def test_embedded_sentences_come_along(nnunet: Path, root: str) -> None:
     assert (place.preprocessed / "prompt_embedding.npz").read_text() == "vectors"
 
 
+def use_tiff(root: Path) -> None:
+    """The dataset as 3D TIFF, whose spacing lies in a file beside each scan and each label."""
+    for file in list((root / "raw" / NAME).rglob("*.nii.gz")):
+        name = file.name.removesuffix(".nii.gz")
+        file = file.rename(file.with_name(f"{name}.tif"))
+        file.with_name(f"{name.removesuffix('_0000')}.json").write_text(f"spacing of {file.read_text()}")
+    for file in (root / name / NAME / "dataset.json" for name in ("raw", "preprocessed")):
+        file.write_text(file.read_text().replace(".nii.gz", ".tif"))
+
+
+def spacings(folder: Path) -> dict[str, str]:
+    return {file.stem: file.read_text() for file in folder.glob("*.json")}
+
+
+def test_the_spacing_beside_a_tiff_comes_along(nnunet: Path) -> None:
+    make_dataset(nnunet, CASES, ["u0"])
+    use_tiff(nnunet)
+    place, plan, source = bench(nnunet)
+    prepare(place, plan, source, (TrainingConfig,))
+    of_tests = {case: f"spacing of {case}" for case in plan.tests[0]}
+    for folder in (place.test_images(0), place.test_labels(0), place.raw / "imagesTs"):
+        assert spacings(folder) == of_tests
+    assert spacings(place.raw / "imagesUn") == {"u0": "spacing of u0"}
+
+
 def test_what_was_interrupted_is_completed(nnunet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_dataset(nnunet, CASES, ["u0"])
     place, plan, source = bench(nnunet)
@@ -292,6 +317,28 @@ def test_retraining_takes_predictions_for_labels(nnunet: Path) -> None:
     clean.function()
     assert not folder.exists()
     assert (nnunet / "raw" / NAME / "imagesTr" / "c0_0000.nii.gz").is_file()
+
+
+def test_retraining_keeps_the_spacing_beside_a_tiff(nnunet: Path) -> None:
+    make_dataset(nnunet, CASES, ["u0"])
+    use_tiff(nnunet)
+    place, plan, source = bench(nnunet)
+    prepare(place, plan, source, (TrainingConfig,))
+    run = next(r for r in plan.runs() if r.method == PSEUDO_LABELS and r.labeled == "2" and r.seed == 0)
+    gather, _, build, *_ = Steps(place, plan, source, Machine("cpu", processes=1)).of(run)
+    folder, fold = place.run(run) / "retraining", plan.folds[run.fold]
+    gather.function()
+    predicted = (*fold.unlabeled, "u0")
+    assert spacings(folder / "to_predict") == {case: f"spacing of {case}" for case in predicted}
+    (folder / "predicted").mkdir()
+    for case in predicted:
+        for ending in ("tif", "json"):  # nnU-Net's writer leaves both
+            (folder / "predicted" / f"{case}.{ending}").write_text(f"predicted {case}")
+    build.function()
+    raw = folder / "nnUNet_raw" / NAME
+    of_labels = {case: f"spacing of {case}" for case in (*fold.train, *fold.val)}
+    assert spacings(raw / "labelsTr") == of_labels | {case: f"predicted {case}" for case in predicted}
+    assert spacings(raw / "imagesTr") == of_labels | {case: f"spacing of {case}" for case in predicted}
 
 
 # The command
