@@ -109,6 +109,7 @@ def run(args: argparse.Namespace) -> None:
     from nnunet_ssl.benchmark import cluster
     from nnunet_ssl.benchmark.dry_run import describe
     from nnunet_ssl.benchmark.execute import do_runs
+    from nnunet_ssl.benchmark.references import check_references
     from nnunet_ssl.benchmark.source import load_source
     from nnunet_ssl.benchmark.steps import Steps
     from nnunet_ssl.benchmark.workplace import Workplace, check, prepare
@@ -123,6 +124,7 @@ def run(args: argparse.Namespace) -> None:
     plan, notes = _planned(place, settings, wish, source)
     check_trainers(plan.wish.trainers, source.preprocessed, settings.plans)
     plans, _ = check(place, plan, source)
+    notes += check_references(plan, source, args.np)
     for note in notes:
         print(note)
     jobs = None if args.slurm is None else cluster.parse_parameters(args.slurm)

@@ -27,6 +27,7 @@ from nnunet_ssl.evaluation.reading import (
     geometry_differences,
     known_labels,
     knows_spacing,
+    note_displaced,
     read_labels,
 )
 from nnunet_ssl.parallel import run_jobs
@@ -164,8 +165,9 @@ def evaluate_folder(
         )
         for case, owner in owners.items()
     ]
-    cases, unfit = _run(jobs, processes)
+    cases, unfit, displaced = _run(jobs, processes)
     problems = [*problems, *foreign, *unfit]
+    warnings += note_displaced("prediction(s)", "reference", displaced)
     if not cases:
         raise DataError(listing(f"{prediction} cannot be scored against {reference}:", problems))
     return Evaluation(cases, tasks, unit, warnings, problems)
@@ -204,17 +206,25 @@ def _owners(cases: Iterable[str], tasks: TaskTable) -> tuple[dict[str, int], lis
     return owners, problems
 
 
-def _run(jobs: list[_Job], processes: int) -> tuple[list[CaseScores], list[str]]:
-    """Score all cases; what is wrong with files comes back as text, so that one bad case hides no other."""
+def _run(jobs: list[_Job], processes: int) -> tuple[list[CaseScores], list[str], list[str]]:
+    """Score all cases; what is wrong with files comes back as text, so that one bad case hides no other.
+
+    Returns:
+        Scores, what kept cases from being scored, and what is odd about those that were.
+    """
     done = tqdm(
         run_jobs(_score_case, jobs, processes), total=len(jobs), desc="Scoring", unit="case", disable=None
     )
     results = [result for _, result in sorted(done, key=itemgetter(0))]
-    return [r for r, _ in results if r is not None], [problem for _, found in results for problem in found]
+    return (
+        [scored for scored, _ in results if scored is not None],
+        [problem for scored, found in results if scored is None for problem in found],
+        [remark for scored, found in results if scored is not None for remark in found],
+    )
 
 
 def _score_case(job: _Job) -> tuple[CaseScores | None, list[str]]:
-    """Scores of one case, or what is wrong with its files."""
+    """Scores of one case and what is odd about its files, or what is wrong with them."""
     problems: list[str] = []
     allowed = job.known if job.ignore is None else job.known | {job.ignore}
     reference, geometry = read_labels(job.reference, job.reader, allowed, problems)
@@ -223,16 +233,18 @@ def _score_case(job: _Job) -> tuple[CaseScores | None, list[str]]:
         return None, problems
     if reference.shape != prediction.shape:
         problems.append(f"{job.prediction}: shape {prediction.shape}, the reference has {reference.shape}")
-    problems += [f"{job.prediction}: {text}" for text in geometry_differences(geometry, found)]
+    spacing, place = geometry_differences(geometry, found)
+    problems += [f"{job.prediction}: {text}" for text in spacing]
     if problems:
         return None, problems
     left_out = reference == job.ignore if job.ignore is not None else None
-    spacing = None if job.unit == "voxel" else [float(s) for s in geometry["spacing"]]
+    sizes = None if job.unit == "voxel" else [float(s) for s in geometry["spacing"]]
     labels = {
-        p.label: _score_label(prediction, reference, p.value, left_out, spacing, job.unit == "both")
+        p.label: _score_label(prediction, reference, p.value, left_out, sizes, job.unit == "both")
         for p in job.prompts
     }
-    return CaseScores(job.case, job.task, labels, job.group), []
+    remarks = [f"{job.prediction}: {text}" for text in place]
+    return CaseScores(job.case, job.task, labels, job.group), remarks
 
 
 def _score_label(

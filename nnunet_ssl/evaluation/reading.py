@@ -133,25 +133,79 @@ def _values_of_slice(plane: NDArray[Any]) -> NDArray[np.float64]:
     return np.unique(plane).astype(np.float64)
 
 
-def geometry_differences(reference: Mapping[str, Any], prediction: Mapping[str, Any]) -> list[str]:
+def read_geometry(file: Path, reader: type) -> tuple[tuple[int, ...], Mapping[str, Any]]:
+    """Shape (Z, Y, X) and geometry of one channel of a scan; of a 3D file that ITK reads, only the header.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        header = _itk_header(file, reader)
+        if header is not None:
+            return header
+        with contextlib.redirect_stdout(io.StringIO()):
+            array, geometry = reader().read_images([str(file)])
+    except Exception as error:  # as above
+        raise DataError(f"{file}: cannot be read ({_last_line(str(error))})") from error
+    return array.shape[1:], geometry
+
+
+def _itk_header(file: Path, reader: type) -> tuple[tuple[int, ...], Mapping[str, Any]] | None:
+    """What nnU-Net's ITK reader would say of a 3D image; ``None`` for other readers and images."""
+    import SimpleITK as sitk
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+    if reader is not SimpleITKIO:  # one that inherits from it reorients
+        return None
+    header = sitk.ImageFileReader()
+    header.SetFileName(str(file))
+    header.ReadImageInformation()
+    if header.GetDimension() != 3 or header.GetNumberOfComponents() != 1:
+        return None
+    itk = {"origin": header.GetOrigin(), "direction": header.GetDirection()}
+    spacing = [abs(s) for s in header.GetSpacing()[::-1]]
+    return tuple(header.GetSize()[::-1]), {"spacing": spacing, "sitk_stuff": itk}
+
+
+def geometry_differences(
+    reference: Mapping[str, Any], other: Mapping[str, Any], name: str = "the reference"
+) -> tuple[list[str], list[str]]:
     """What differs between the geometries of two files, as nnU-Net's reader gives them.
 
     Compares spacing, and origin, direction or affine where the reader knows them, with a tolerance of a
     hundredth of a voxel.
 
+    Args:
+        reference: what is expected.
+        other: what is found.
+        name: of what is expected, for the phrases.
+
     Returns:
-        One phrase for each difference, such as ``spacing (1, 1, 2), the reference has (1, 1, 1)``.
+        Phrases such as ``spacing (1, 1, 2), the reference has (1, 1, 1)``: those on the spacing, which
+        distances depend on, and those on the place, which no score depends on, nor does nnU-Net.
     """
     tolerance = _GEOMETRY_TOLERANCE * float(np.min(reference["spacing"]))
-    numbers = _numbers(reference), _numbers(prediction)
-    differences = []
+    numbers = _numbers(reference), _numbers(other)
+    spacing: list[str] = []
+    place: list[str] = []
     for key in sorted(numbers[0].keys() | numbers[1].keys()):
         expected, found = (n.get(key, np.empty(0)) for n in numbers)
         # a cosine acts on the whole width of a scan, hence a stricter tolerance for direction
         atol = _GEOMETRY_TOLERANCE / 10 if key == "direction" else tolerance
         if expected.shape != found.shape or not np.allclose(expected, found, rtol=0, atol=atol):
-            differences.append(f"{key} {_show(found)}, the reference has {_show(expected)}")
-    return differences
+            phrase = f"{key} {_show(found)}, {name} has {_show(expected)}"
+            (spacing if key == "spacing" else place).append(phrase)
+    return spacing, place
+
+
+def note_displaced(files: str, others: str, found: Sequence[str]) -> list[str]:
+    """A sentence about files whose headers place them elsewhere than the others; none where none is."""
+    if not found:
+        return []
+    return [
+        f"{len(found)} {files} are placed elsewhere than their {others} by the header, and are scored "
+        f"voxel by voxel all the same: {few(found, 3)}."
+    ]
 
 
 def _numbers(properties: Mapping[str, Any]) -> dict[str, NDArray[np.float64]]:

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from nnunet_ssl import cli, locks
-from nnunet_ssl.benchmark import cluster, dry_run, execute, workplace
+from nnunet_ssl.benchmark import cluster, dry_run, execute, references, workplace
 from nnunet_ssl.benchmark.curves import save_curves
 from nnunet_ssl.benchmark.draw import choose_tests, grow_plan, make_plan
 from nnunet_ssl.benchmark.dry_run import overview
@@ -87,6 +87,7 @@ def nnunet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("raw", "preprocessed", "results"):
         (tmp_path / name).mkdir()
         monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
+    monkeypatch.setattr(references, "check_references", lambda *args: [])  # the files are no images
     return tmp_path
 
 
