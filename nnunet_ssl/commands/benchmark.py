@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> None:
     folder = (args.o or _default_folder(settings)).resolve()
     place = Workplace(folder, settings)
     plan, notes = _planned(place, settings, wish, source)
-    check_trainers(plan.wish.trainers, source.preprocessed, settings.plans)
+    check_trainers(plan, source)
     plans, _ = check(place, plan, source)
     notes += check_references(plan, source, args.np)
     for note in notes:
@@ -154,31 +154,47 @@ def run(args: argparse.Namespace) -> None:
     print(f"When they are done: nnUNetv2_ssl report -i {folder} -o {folder / 'report'}")
 
 
-def check_trainers(names: tuple[str, ...], preprocessed: Path, plans: str) -> None:
-    """Raise ``ConfigError`` unless every trainer exists and trains as the plans say.
+def check_trainers(plan: Plan, source: Source) -> None:
+    """Refuse what every run of a trainer would refuse, and trainers that do not train as the plans say.
 
     Ours read the plans' options; ``nnUNetTrainer`` does what they say where they say what it always does.
+
+    Raises:
+        ConfigError: a trainer does not exist, has a budget of its own, or cannot train the configuration.
+        TaskError: a trainer needs the task of a scan in ``imagesUn`` that bears no task's prefix.
     """
+    from nnunet_ssl.benchmark.plan import BASELINE
+    from nnunet_ssl.conversion.dataset_json import read_dataset_json
     from nnunet_ssl.conversion.plans import read_plans
-    from nnunet_ssl.tasks import BLOCK
     from nnunet_ssl.training.adapter import SSLTrainer
     from nnunet_ssl.training.find import find_trainer
 
-    options = read_plans(preprocessed, plans).get(BLOCK, {}).get("options", {})
-    for name in names:
-        if issubclass(find_trainer(name), SSLTrainer):
-            continue
-        if name != "nnUNetTrainer":
-            raise ConfigError(
-                "--trainers: expected trainers of nnunet_ssl, which read budget and options from the plans, "
-                f"got {name}, which has its own, so it would not be trained as the others. Leave it out."
-            )
-        ignored = ", ".join(f"{key}={value}" for key, value in _not_stock(options).items())
-        if ignored:
-            raise ConfigError(
-                f"--trainers: {name} ignores options of {plans} ({ignored}), so it would not be trained as "
-                "the others. Leave it out: the baseline is the same training, with these options."
-            )
+    settings = plan.settings
+    plans = read_plans(source.preprocessed, settings.plans)
+    dataset_json = read_dataset_json(source.preprocessed)
+    for name in (BASELINE, *plan.wish.trainers):
+        trainer = find_trainer(name)
+        if issubclass(trainer, SSLTrainer):
+            trainer.check_static(plans, settings.configuration, dataset_json, plan.bare)
+        else:
+            _check_other_trainer(name, plans, settings.plans)
+
+
+def _check_other_trainer(name: str, plans: Mapping[str, Any], plans_name: str) -> None:
+    from nnunet_ssl.tasks import BLOCK
+
+    if name != "nnUNetTrainer":
+        raise ConfigError(
+            "--trainers: expected trainers of nnunet_ssl, which read budget and options from the plans, "
+            f"got {name}, which has its own, so it would not be trained as the others. Leave it out."
+        )
+    options = plans.get(BLOCK, {}).get("options", {})
+    ignored = ", ".join(f"{key}={value}" for key, value in _not_stock(options).items())
+    if ignored:
+        raise ConfigError(
+            f"--trainers: {name} ignores options of {plans_name} ({ignored}), so it would not be trained as "
+            "the others. Leave it out: the baseline is the same training, with these options."
+        )
 
 
 def _not_stock(options: Mapping[str, Any]) -> dict[str, Any]:

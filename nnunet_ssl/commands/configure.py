@@ -52,6 +52,8 @@ def run(args: argparse.Namespace) -> None:
     path, changed = plans.write_plans(folder, new, args.p, args.overwrite)
     print(format_table(changes, ["key", "old", "new"]))
     print(f"Wrote {path}" if changed else f"{path} already holds these plans.")
+    if args.c in new["configurations"] and plans.is_cascade(new, args.c):
+        print(f"Only nnUNetTrainer trains {args.c}, none of ours: {plans.NO_CASCADE}")
 
 
 def known_configs() -> tuple[type, ...]:

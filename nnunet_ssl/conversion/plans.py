@@ -31,6 +31,11 @@ PLAN_VALUES: dict[str, Any] = {
 # What has one entry per stage and is cut with features_per_stage; the decoder has one stage less.
 _PER_STAGE = ("strides", "kernel_sizes", "n_conv_per_stage", "n_blocks_per_stage")
 
+NO_CASCADE = (
+    "the cascade's second stage takes a segmentation as input, which unlabelled scans lack. Use 3d_fullres "
+    "or 3d_lowres."
+)
+
 Change = tuple[str, str, str]
 
 
@@ -114,6 +119,11 @@ def resolve_configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]
         raise ConfigError(f"The plans have no configuration '{name}'. They have: {known}.")
     manager = PlansManager(copy.deepcopy(dict(plans))).get_configuration(name)
     return copy.deepcopy(dict(manager.configuration))
+
+
+def is_cascade(plans: Mapping[str, Any], configuration: str) -> bool:
+    """Whether a configuration is the cascade's second stage, which no trainer of ours can train."""
+    return resolve_configuration(plans, configuration).get("previous_stage") is not None
 
 
 def check_options(options: Mapping[str, Any], known: Sequence[type]) -> None:

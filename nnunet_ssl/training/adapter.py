@@ -10,7 +10,7 @@ import dataclasses
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,6 +28,7 @@ from torch import distributed as dist
 
 from nnunet_ssl.config import TrainingConfig, resolve
 from nnunet_ssl.conversion.dataset_json import existing_folder
+from nnunet_ssl.conversion.plans import NO_CASCADE, is_cascade
 from nnunet_ssl.data.preprocessing import Recipe
 from nnunet_ssl.data.two_stream import (
     Augmenter,
@@ -79,9 +80,10 @@ class SSLTrainer(nnUNetTrainer, ABC):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008  (nnU-Net's signature)
     ) -> None:
+        self.check_static(plans, configuration, dataset_json)
         options = plans.get(BLOCK, {}).get("options", {})
         self.training_config = resolve(TrainingConfig, options, CONFIGS)
-        self.method_config: Any = resolve(self.method_config_class, options, [TrainingConfig, *CONFIGS])
+        self.method_config = self.resolve_method_config(plans)
         self.task_table = TaskTable.from_dataset_json(dataset_json)
         # Prediction sees the plans only: what the network needs to be built must be there.
         plans[BLOCK] = {
@@ -94,11 +96,6 @@ class SSLTrainer(nnUNetTrainer, ABC):
         self.label_manager: Any
         self.dataset_class: Any
         self.output_folder: str
-        if self.is_cascaded:
-            raise ConfigError(
-                f"{type(self).__name__} cannot train '{configuration}': the cascade's second stage takes a "
-                "segmentation as input, which unlabelled scans lack. Use 3d_fullres or 3d_lowres."
-            )
         if os.environ.pop(TASK_VARIABLE, None):
             self.print_to_log_file(f"{TASK_VARIABLE} concerns prediction only and is ignored in training.")
         self.space = LabelSpace(self.task_table, self.label_manager.ignore_label)
@@ -131,6 +128,47 @@ class SSLTrainer(nnUNetTrainer, ABC):
     def network_plans(config: Any, table: TaskTable) -> dict[str, Any]:
         """Entries for ``plans["nnunet_ssl"]`` that ``build_network_architecture`` reads."""
         return {}
+
+    # What is refused
+
+    @classmethod
+    def check_static(
+        cls,
+        plans: Mapping[str, Any],
+        configuration: str,
+        dataset_json: Mapping[str, Any],
+        unlabeled: Iterable[str] = (),
+    ) -> None:
+        """Refuse what cannot be trained; no trainer need be made for it, so that others may ask before.
+
+        Args:
+            plans: content of a plans file.
+            configuration: such as ``3d_fullres``.
+            dataset_json: content of dataset.json.
+            unlabeled: identifiers of unlabelled cases.
+
+        Raises:
+            ConfigError: the configuration is the cascade's second stage, or options do not go together or
+                do not fit the dataset.
+            TaskError: the task of an unlabelled case is needed and not known.
+        """
+        if is_cascade(plans, configuration):
+            raise ConfigError(f"{cls.__name__} cannot train '{configuration}': {NO_CASCADE}")
+        config, table = cls.resolve_method_config(plans), TaskTable.from_dataset_json(dataset_json)
+        cls.network_plans(config, table)
+        if getattr(config, "task_info", False):
+            optional = any(f.name == "task_info" for f in dataclasses.fields(config))
+            check_known_tasks(table, unlabeled, cls.__name__, optional)
+
+    @classmethod
+    def resolve_method_config(cls, plans: Mapping[str, Any]) -> Any:
+        """The method's options in the plans.
+
+        Raises:
+            ConfigError: one is unknown, of the wrong type or out of range.
+        """
+        options = plans.get(BLOCK, {}).get("options", {})
+        return resolve(cls.method_config_class, options, [TrainingConfig, *CONFIGS])
 
     # Start
 
@@ -252,9 +290,7 @@ class SSLTrainer(nnUNetTrainer, ABC):
         files = unlabeled_files(
             self.folders, self.fold, train, val, self.num_input_channels, self.dataset_json["file_ending"]
         )
-        if getattr(self.method_config, "task_info", False):
-            optional = any(f.name == "task_info" for f in dataclasses.fields(self.method_config))
-            check_known_tasks(self.task_table, files, type(self).__name__, optional)
+        self.check_static(self.plans_manager.plans, self.configuration_name, self.dataset_json, files)
         self.print_to_log_file(f"{len(train)} labelled and {len(files)} unlabelled training cases")
         return files
 

@@ -39,7 +39,7 @@ from nnunet_ssl.commands.benchmark import check_trainers
 from nnunet_ssl.config import TrainingConfig
 from nnunet_ssl.conversion.split import Cases
 from nnunet_ssl.demo.run import Action, Command
-from nnunet_ssl.errors import ConfigError, DataError
+from nnunet_ssl.errors import ConfigError, DataError, TaskError
 from nnunet_ssl.pseudo_labels import COLLAPSED
 from nnunet_ssl.report import repeat
 
@@ -394,14 +394,23 @@ def test_only_jobs_of_slurm_train_on_what_is_not_here(
     assert ("without cuda here no update could be tried out" in capsys.readouterr().out) == (not tried)
 
 
-def write_options(folder: Path, **options: Any) -> None:
-    (folder / "small.json").write_text(json.dumps({**PLANS, "nnunet_ssl": {"options": options}}))
+def check_asked(
+    root: Path, *trainers: str, configuration: str = "3d_fullres", tasks: bool = False, **options: Any
+) -> None:
+    """What the command checks of trainers, for a scan in imagesUn that belongs to no task."""
+    make_dataset(root, [f"{t}_{i}" for t in ("left", "right") for i in range(6)], ["u0"], tasks)
+    cascade = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    plans = {**PLANS, "nnunet_ssl": {"options": options}}
+    plans["configurations"] = {**PLANS["configurations"], "cascade": cascade}
+    (root / "preprocessed" / NAME / "small.json").write_text(json.dumps(plans))
+    _, plan, source = bench(root, Wish(trainers, ("2",)), configuration=configuration, test="left_0")
+    check_trainers(plan, source)
 
 
-def test_stock_training_may_be_compared_where_it_is_what_the_plans_ask_for(tmp_path: Path) -> None:
+def test_stock_training_may_be_compared_where_it_is_what_the_plans_ask_for(nnunet: Path) -> None:
     free = {"save_every": 5, "monitor_batches": 0}
-    write_options(tmp_path, num_epochs=1000, initial_lr=0.01, mask="slice", **free)
-    check_trainers(("nnUNetTrainer", "nnUNetTrainerBCP"), tmp_path, "small")
+    asked = {"num_epochs": 1000, "initial_lr": 0.01, "mask": "slice", **free}
+    check_asked(nnunet, "nnUNetTrainer", "nnUNetTrainerBCP", **asked)
 
 
 @pytest.mark.parametrize(
@@ -414,11 +423,23 @@ def test_stock_training_may_be_compared_where_it_is_what_the_plans_ask_for(tmp_p
     ],
 )
 def test_trainers_that_ignore_the_plans_are_refused(
-    tmp_path: Path, trainer: str, options: dict[str, Any], message: str
+    nnunet: Path, trainer: str, options: dict[str, Any], message: str
 ) -> None:
-    write_options(tmp_path, **options)
     with pytest.raises(ConfigError, match=message):
-        check_trainers(("nnUNetTrainerBCP", trainer), tmp_path, "small")
+        check_asked(nnunet, "nnUNetTrainerBCP", trainer, **options)
+
+
+def test_what_every_run_would_refuse_is_refused_before(nnunet: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"{BASELINE} cannot train 'cascade'.*Use 3d_fullres or 3d_lowres"):
+        check_asked(nnunet, configuration="cascade")
+    with pytest.raises(ConfigError, match="propl_prompts=text needs embedded sentences"):
+        check_asked(nnunet, "nnUNetTrainerProPL", propl_prompts="text")
+    with pytest.raises(TaskError, match="nnUNetTrainerProPL needs the task of every unlabelled case.*: u0"):
+        check_asked(nnunet, "nnUNetTrainerProPL", tasks=True)
+    with pytest.raises(TaskError, match="task_info=true needs the task of .*: u0.*or set task_info=false"):
+        check_asked(nnunet, "nnUNetTrainerVerSemi", tasks=True, task_info=True)
+    check_asked(nnunet, "nnUNetTrainerVerSemi", tasks=True)
+    check_asked(nnunet, "nnUNetTrainerProPL")  # of one task, to which every scan belongs
 
 
 # Doing runs

@@ -341,6 +341,13 @@ def run(*argv):
     command.run(parser.parse_args(argv))
 
 
+def test_the_command_says_who_trains_the_cascade(folder, capsys):
+    run("-d", "501", "-c", "3d_cascade_fullres", "-o", "larger", "--set", "batch_size=3")
+    assert "Only nnUNetTrainer trains 3d_cascade_fullres, none of ours" in capsys.readouterr().out
+    run("-d", "501", "-c", "3d_fullres", "-o", "other", "--set", "batch_size=3")
+    assert "none of ours" not in capsys.readouterr().out
+
+
 def test_the_command_writes_and_tells(folder, capsys):
     run(
         "-d",
