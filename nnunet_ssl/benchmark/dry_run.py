@@ -77,8 +77,8 @@ def overview(
     for run in runs:
         updates = epochs * per_epoch * (2 if run.method == PSEUDO_LABELS else 1)
         state = "done" if place.is_done(run) else "to do"
-        part = [run.part] if any(r.part for r in runs) else []
+        part = [run.part] if run.in_parts else []
         rows.append([run.method, run.labeled, *sizes[run.fold], run.seed, *part, updates, state])
     header = ["method", "labels", "labelled", "unlabelled", "seed"]
-    header += ["part"] if any(run.part for run in runs) else []
+    header += ["part"] if any(run.in_parts for run in runs) else []
     return format_table(rows, [*header, "updates", "state"])

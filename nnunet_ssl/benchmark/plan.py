@@ -93,18 +93,28 @@ class Fold:
 
 @dataclass(frozen=True)
 class Run:
-    """One training with everything that follows from it."""
+    """One training with everything that follows from it.
+
+    Attributes:
+        method: trainer, or ``PSEUDO_LABELS``.
+        part: which test set.
+        seed: of the labelled cases and of the training.
+        labeled: number of labels, as typed.
+        fold: position in ``Plan.folds``.
+        in_parts: whether there are several test sets.
+    """
 
     method: str
     part: int
     seed: int
     labeled: str
     fold: int
+    in_parts: bool = False
 
     @property
     def name(self) -> str:
         """Unique within the benchmark; also its folder."""
-        part = f"/part_{self.part}" if self.part else ""
+        part = f"/part_{self.part}" if self.in_parts else ""
         return f"{self.method}/labeled_{self.labeled}/seed_{self.seed}{part}"
 
 
@@ -155,7 +165,7 @@ class Plan:
         """
         seeds = {seed: i for i, seed in enumerate(self.wish.seeds)}
         runs = [
-            Run(method, fold.part, fold.seed, fold.labeled, k)
+            Run(method, fold.part, fold.seed, fold.labeled, k, self.settings.folds > 0)
             for k, fold in enumerate(self.folds)
             for method in self._methods(fold)
         ]

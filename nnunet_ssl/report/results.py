@@ -113,7 +113,10 @@ def read_results(folder: Path) -> Results:
             else:
                 missing.append(run)
         except (DataError, OSError, ValueError, KeyError) as error:
-            failed[run] = f"its files cannot be read ({error}). Remove {place.run(run)} and do it again."
+            failed[run] = (
+                f"its files cannot be read ({error}). Remove {DONE} and stamps in {place.run(run)} and do it "
+                "again."
+            )
     if not done:
         reasons = "".join(f"\n  {run.name}: {text.splitlines()[0]}" for run, text in failed.items())
         raise DataError(

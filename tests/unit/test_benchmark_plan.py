@@ -85,7 +85,10 @@ def test_disjoint_test_sets_cover_all_cases() -> None:
     assert len(plan.folds) == 3 * 2 * 2
     for fold in plan.folds:
         assert not set(plan.tests[fold.part]) & {*fold.train, *fold.val, *fold.unlabeled}
-    assert plan.runs()[2].name == f"{BASELINE}/labeled_4/seed_0/part_1"
+    names = [run.name for run in plan.runs()]
+    assert names[0] == f"{BASELINE}/labeled_4/seed_0/part_0"
+    assert names[2] == f"{BASELINE}/labeled_4/seed_0/part_1"
+    assert not [name for name in names for other in names if other.startswith(f"{name}/")]  # none in another
 
 
 def test_patients_stay_together() -> None:

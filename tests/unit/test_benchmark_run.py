@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -524,6 +525,17 @@ def test_a_run_that_is_begun_again_is_not_failed_any_more(nnunet: Path) -> None:
 
     do_run(Looking(steps.place, steps.plan, steps.source), run)
     assert steps.place.is_done(run)
+
+
+def test_a_run_whose_files_are_broken_can_be_done_again(nnunet: Path) -> None:
+    steps, order = fake(nnunet)
+    run = steps.plan.runs()[0]
+    do_run(steps, run)
+    folder = steps.place.run(run)
+    (folder / "done.json").unlink()  # what the report says
+    shutil.rmtree(folder / "stamps")
+    do_run(steps, run)
+    assert order.read_text().splitlines() == [run.name, run.name]
 
 
 def test_a_task_asked_for_in_the_shell_is_not_asked_for_here(
