@@ -145,8 +145,10 @@ def prepare(place: Workplace, plan: Plan, source: Source, known: Sequence[type])
 
 
 def link_files(links: Mapping[Path, Path]) -> None:
-    """Put a link to each key at its value, unless something is there."""
+    """Put a link to each key at its value, unless something is there; a dangling one is replaced."""
     for source, target in links.items():
+        if target.is_symlink() and not target.exists():  # the data or the benchmark was moved
+            target.unlink()
         if not os.path.lexists(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             place_file(source, target, copy=False)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_ssl.conversion.dataset_json import root_folder, write_json_atomically
+from nnunet_ssl.conversion.dataset_json import write_json_atomically
 from nnunet_ssl.errors import DataError, NNUNetSSLError, few
 
 
@@ -149,11 +149,10 @@ def _targets(plan: MergePlan) -> Iterator[str]:
 
 
 def _symlink(source: Path, target: Path) -> None:
-    root = root_folder("raw").resolve()
-    if source.is_relative_to(
-        root
-    ):  # a relative link still holds where nnUNet_raw is moved or mounted elsewhere
-        source = Path(os.path.relpath(source, target.parent.resolve()))
+    raw, folder = os.environ.get("nnUNet_raw"), target.parent.resolve()
+    # Within nnUNet_raw a relative link still holds where that is moved or mounted elsewhere
+    if raw and all(path.is_relative_to(Path(raw).resolve()) for path in (source, folder)):
+        source = Path(os.path.relpath(source, folder))
     os.symlink(source, target)
 
 

@@ -206,6 +206,22 @@ def test_what_was_interrupted_is_completed(nnunet: Path, monkeypatch: pytest.Mon
     assert {p.name[:2] for p in (place.raw / "imagesTs").iterdir()} == set(plan.tests[0])
 
 
+def test_links_hold_where_the_benchmark_is_moved_and_are_mended(nnunet: Path) -> None:
+    make_dataset(nnunet, CASES, ["u0"])
+    place, plan, source = bench(nnunet)
+    prepare(place, plan, source, (TrainingConfig,))
+    moved = Workplace(nnunet / "far" / "away" / "bench", place.settings)
+    moved.folder.parent.mkdir(parents=True)
+    place.folder.rename(moved.folder)
+    links = [file for file in moved.folder.rglob("*") if file.is_symlink()]
+    assert links and all(link.exists() for link in links)
+    for link in links:
+        link.unlink()
+        link.symlink_to(nnunet / "gone")
+    prepare(moved, plan, source, (TrainingConfig,))
+    assert all(link.exists() for link in links)
+
+
 def interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 

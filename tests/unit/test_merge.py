@@ -187,6 +187,17 @@ def test_links_from_outside_raw_are_absolute(raw, tmp_path):
     assert Path(os.readlink(link)) == elsewhere / "imagesTr" / "a_0000.nii.gz"
 
 
+@pytest.mark.parametrize("is_set", [True, False])
+def test_links_that_lie_outside_raw_are_absolute(raw, tmp_path, monkeypatch, is_set):
+    """Of the two ends, one may be moved without the other."""
+    if not is_set:
+        monkeypatch.delenv("nnUNet_raw")
+    (raw / "scan").write_text("scan")
+    (tmp_path / "bench").mkdir()
+    assert place_file(raw / "scan", tmp_path / "bench" / "scan", copy=False) == "linked"
+    assert Path(os.readlink(tmp_path / "bench" / "scan")) == raw / "scan"
+
+
 def test_copy_copies(raw, capsys):
     heart = make_dataset(raw, "Dataset501_Heart", HEART)
     make_dataset(raw, "Dataset502_Liver", LIVER)
