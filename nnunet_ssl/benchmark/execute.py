@@ -12,10 +12,10 @@ from nnunet_ssl.benchmark.plan import BASELINE, PSEUDO_LABELS, Run
 from nnunet_ssl.benchmark.steps import Steps
 from nnunet_ssl.benchmark.workplace import DONE, FAILED
 from nnunet_ssl.conversion.dataset_json import write_json_atomically
-from nnunet_ssl.demo.run import run_steps
 from nnunet_ssl.errors import DataError, NNUNetSSLError
 from nnunet_ssl.inference.prompts import TASK_VARIABLE
 from nnunet_ssl.locks import BusyError, locked
+from nnunet_ssl.steps import run_steps
 
 _PACKAGES = ("nnunet-ssl", "nnunetv2", "torch", "numpy", "scipy")
 

@@ -13,9 +13,9 @@ from nnunet_ssl.benchmark.source import Source
 from nnunet_ssl.benchmark.workplace import Workplace, label_links, link_files, link_images
 from nnunet_ssl.conversion.dataset_json import read_json, write_json_atomically
 from nnunet_ssl.data.layout import SPLITS_FILE, UNLABELED
-from nnunet_ssl.demo.run import Action, Command, Step
 from nnunet_ssl.errors import DataError
 from nnunet_ssl.inference.prompts import TASK_VARIABLE
+from nnunet_ssl.steps import Action, Command, Step
 
 
 @dataclass(frozen=True)

@@ -114,8 +114,8 @@ def run(args: argparse.Namespace) -> None:
     from nnunet_ssl.benchmark.steps import Steps
     from nnunet_ssl.benchmark.workplace import Workplace, check, prepare
     from nnunet_ssl.commands.configure import known_configs
-    from nnunet_ssl.demo.run import run_steps
     from nnunet_ssl.locks import locked
+    from nnunet_ssl.steps import run_steps
 
     source = load_source(args.d)
     settings, wish = _asked(args, source)

@@ -33,7 +33,6 @@ def run(args: argparse.Namespace) -> None:
         DataError: the folder holds something else.
         StepFailedError: a command failed.
     """
-    from nnunet_ssl.demo.run import run_steps
     from nnunet_ssl.demo.sequence import (
         FAST,
         Budget,
@@ -43,6 +42,7 @@ def run(args: argparse.Namespace) -> None:
         draw_pictures,
         show_results,
     )
+    from nnunet_ssl.steps import run_steps
 
     folder = _demo_folder(args.o)
     device = args.device or _default_device()

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from nnunet_ssl.conversion.dataset_json import read_json, write_json_atomically
 from nnunet_ssl.demo.phantom import FILE_ENDING, SPACING, TASKS, Counts, write_dataset
 from nnunet_ssl.demo.pictures import Column, draw_overlays, worst_median_best
-from nnunet_ssl.demo.run import Action, Command, Step
 from nnunet_ssl.inference.prompts import TASK_VARIABLE
+from nnunet_ssl.steps import Action, Command, Step
 from nnunet_ssl.tables import format_table
 
 DATASET_ID = "990"

@@ -18,7 +18,7 @@ from unittest import mock
 import pytest
 
 from nnunet_ssl import cli
-from nnunet_ssl.demo import run as demo_run
+from nnunet_ssl import steps as all_steps
 from tests.integration.conftest import Workspace
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -39,7 +39,7 @@ class InProcess:
         self.interrupt_at: Callable[[str], bool] = lambda text: False
 
     def __call__(
-        self, step: demo_run.Command, number: str, log: Path, env: dict[str, str], *rest: object
+        self, step: all_steps.Command, number: str, log: Path, env: dict[str, str], *rest: object
     ) -> None:
         if self.interrupt_at(step.text):
             raise KeyboardInterrupt
@@ -59,7 +59,7 @@ class InProcess:
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch) -> InProcess:
     found = InProcess()
-    monkeypatch.setattr(demo_run, "_run_command", found)
+    monkeypatch.setattr(all_steps, "_run_command", found)
     return found
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_ssl.demo.run import find_program
 from nnunet_ssl.demo.sequence import TRAINERS
+from nnunet_ssl.steps import find_program
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
