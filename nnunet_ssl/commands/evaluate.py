@@ -78,13 +78,14 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.ref is None:
         raise ConfigError("-ref FOLDER is needed: the label files to score the predictions against.")
+    from nnunet_ssl.evaluation.export import csv_rows
     from nnunet_ssl.evaluation.folder import listing
     from nnunet_ssl.evaluation.table import show
 
     output = args.o or args.pred / FILE_NAME
     evaluation = _evaluate(args, args.pred)
     print(show(evaluation))  # first, so that it is seen where nothing can be written
-    _write_evaluation(args, args.pred, evaluation, output)
+    _write(output, _content(args, args.pred, evaluation), csv_rows(evaluation))
     print(f"Every case: {output} and {output.with_suffix('.csv')}")
     if evaluation.problems:
         raise DataError(listing(f"{args.pred} is not fully scored against {args.ref}:", evaluation.problems))
@@ -106,16 +107,11 @@ def _evaluate(args: argparse.Namespace, prediction: Path) -> Evaluation:
     return evaluation
 
 
-def _write_evaluation(
-    args: argparse.Namespace, prediction: Path, evaluation: Evaluation, output: Path
-) -> None:
-    from nnunet_ssl.evaluation.export import csv_rows, to_json
+def _content(args: argparse.Namespace, prediction: Path, evaluation: Evaluation) -> dict[str, Any]:
+    """What ``evaluation.json`` holds."""
+    from nnunet_ssl.evaluation.export import to_json
 
-    _write(
-        output,
-        {"reference": str(args.ref), "prediction": str(prediction), **to_json(evaluation)},
-        csv_rows(evaluation),
-    )
+    return {"reference": str(args.ref), "prediction": str(prediction), **to_json(evaluation)}
 
 
 def _compare(args: argparse.Namespace) -> None:
@@ -126,9 +122,11 @@ def _compare(args: argparse.Namespace) -> None:
     from nnunet_ssl.evaluation.table import show_comparison
 
     files = [path / FILE_NAME if path.is_dir() else path for path in args.compare]
-    problems = [text for pair in zip(args.compare, files, strict=True) for text in _score_first(args, *pair)]
+    contents = [_scored(args, *pair) for pair in zip(args.compare, files, strict=True)]
+    problems = [text for content in contents if args.ref is not None for text in content["problems"]]
     unscored = listing(f"Not everything could be scored against {args.ref}:", problems) if problems else ""
-    one, other = (scores_from_json(read_json(f), str(f)).grouped(args.group_regex) for f in files)
+    scores = (scores_from_json(c, str(file)) for c, file in zip(contents, files, strict=True))
+    one, other = (of_model.grouped(args.group_regex) for of_model in scores)
     unpaired = sorted(set(one.cases) ^ set(other.cases))
     if unpaired:
         print(f"Warning: scored for one of the two only, left out: {', '.join(unpaired)}", file=sys.stderr)
@@ -145,29 +143,43 @@ def _compare(args: argparse.Namespace) -> None:
         raise DataError(unscored)
 
 
-def _score_first(args: argparse.Namespace, path: Path, file: Path) -> list[str]:
-    """With -ref, score the folder ``path`` into ``file``; what could not be scored."""
+def _scored(args: argparse.Namespace, path: Path, file: Path) -> Any:
+    """Content of ``file``; with -ref, the folder ``path`` is scored for it, and kept in it if that can be."""
+    from nnunet_ssl.evaluation.export import csv_rows
+
     if args.ref is None:
         if not file.is_file():
             raise DataError(f"{file} does not exist. Add -ref LABELS to score both folders first.")
-        return []
+        return read_json(file)
     if not path.is_dir():
         raise DataError(f"{path}: expected a folder of predictions, since -ref asks to score them.")
     evaluation = _evaluate(args, path)
-    _write_evaluation(args, path, evaluation, file)
-    return evaluation.problems
+    content = _content(args, path, evaluation)
+    try:
+        _write_files(file, content, csv_rows(evaluation))
+    except OSError as error:  # the comparison, which is what was asked for, needs no file
+        print(
+            f"Warning: {file} cannot be written ({error.strerror}), so its scores are not kept.",
+            file=sys.stderr,
+        )
+    return content
 
 
 def _write(output: Path, content: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Write the JSON, and rows beside it as CSV."""
+    """Write what ``-o`` names."""
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_json_atomically(output, content)
-        _write_csv(output.with_suffix(".csv"), rows)
+        _write_files(output, content, rows)
     except OSError as error:
         raise DataError(
             f"{output} cannot be written ({error.strerror}). Name another file with -o."
         ) from error
+
+
+def _write_files(output: Path, content: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Write the JSON, and rows beside it as CSV."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_json_atomically(output, content)
+    _write_csv(output.with_suffix(".csv"), rows)
 
 
 def _write_csv(output: Path, rows: list[dict[str, Any]]) -> None:

@@ -442,6 +442,22 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         run_command("-ref", str(tmp_path / "ref"), "-pred", str(tmp_path / "pred"), "-np", "1", "-o", output)
 
 
+def test_a_comparison_needs_no_file_in_the_folders(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for case in "abc":
+        pair(tmp_path, case, blocks((1, 0, 3)), blocks((1, 0, 3)))
+        write(tmp_path / "other" / f"{case}.nii.gz", blocks((1, 1, 4)))
+    (tmp_path / "other" / "evaluation.json").mkdir()  # nothing can be written there
+    (tmp_path / "dataset.json").write_text(json.dumps(ONE_TASK))
+    folders = ("--compare", str(tmp_path / "pred"), str(tmp_path / "other"), "-ref", str(tmp_path / "ref"))
+    output = tmp_path / "out.json"
+    run_command(*folders, "-djfile", str(tmp_path / "dataset.json"), "-np", "1", "-o", str(output))
+    assert "other/evaluation.json cannot be written" in capsys.readouterr().err
+    assert (tmp_path / "pred" / "evaluation.json").is_file()
+    assert json.loads(output.read_text())["rows"][0]["pairs"] == 3
+
+
 def test_command_says_how_to_name_the_dataset(tmp_path: Path) -> None:
     pair(tmp_path, "a", blocks(), blocks())
     with pytest.raises(DataError, match="Name the dataset with -d or its file with -djfile"):
