@@ -5,7 +5,13 @@ So a network of one task alone and one of all tasks train and validate on the sa
 
 from __future__ import annotations
 
-from nnunet_ssl.conversion.dataset_json import dataset_folder, find_dataset, read_dataset_json, read_json
+from nnunet_ssl.conversion.dataset_json import (
+    dataset_folder,
+    described_folders,
+    find_dataset,
+    read_dataset_json,
+    read_json,
+)
 from nnunet_ssl.conversion.merge import MERGED_FROM, case_prefix
 from nnunet_ssl.conversion.split import Cases, Fold
 from nnunet_ssl.data.layout import SPLITS_FILE, UNLABELED
@@ -25,16 +31,17 @@ def folds_like(dataset: int | str, cases: Cases, merged: int | str) -> list[Fold
         DataError: ``merged`` was not made of ``dataset``, is not split yet, or holds other cases.
     """
     name, of = find_dataset(dataset), find_dataset(merged)
-    folder = dataset_folder("preprocessed", of)
-    sources = read_dataset_json(folder).get(BLOCK, {}).get(MERGED_FROM, [])
+    described = described_folders(of)  # raw first: nnU-Net may not have planned the dataset yet
+    sources = read_dataset_json(described[0]).get(BLOCK, {}).get(MERGED_FROM, []) if described else []
     if name not in sources:
         raise DataError(
             f"--like: expected a dataset that 'nnUNetv2_ssl merge' has made of {name}, but {of} was made of "
             f"{', '.join(sources) or 'no other'}. Name another one."
         )
-    if not (folder / SPLITS_FILE).is_file():
+    file = dataset_folder("preprocessed", of) / SPLITS_FILE
+    if not file.is_file():
         raise DataError(f"--like: {of} has no {SPLITS_FILE} yet. Run 'nnUNetv2_ssl split -d {of}' first.")
-    return [_own_part(fold, name, cases, of) for fold in read_json(folder / SPLITS_FILE)]
+    return [_own_part(fold, name, cases, of) for fold in read_json(file)]
 
 
 def _own_part(fold: Fold, name: str, cases: Cases, of: str) -> Fold:

@@ -480,6 +480,13 @@ def test_folds_like_those_of_a_merged_dataset(merged, capsys):
     assert "fold  task" in capsys.readouterr().out
 
 
+def test_folds_like_those_of_a_dataset_that_is_not_planned_yet(merged):
+    """As after merge and split, of which neither needs a plan."""
+    (merged / "preprocessed" / "Dataset520_All" / "dataset.json").unlink()
+    run("-d", "501", "--like", "520")
+    assert (merged / "preprocessed" / "Dataset501_Heart" / "splits_final.json").is_file()
+
+
 def test_folds_like_those_of_another_dataset(merged):
     make_dataset(merged / "raw" / "Dataset503_Liver", ["001"])
     with pytest.raises(DataError, match="Dataset520_All was made of Dataset501_Heart, Dataset502_Heart_MR"):
