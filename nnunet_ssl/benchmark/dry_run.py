@@ -54,11 +54,12 @@ def describe(place: Workplace, plan: Plan, source: Source, plans: dict[str, Any]
 
 def _untried(todo: Sequence[Run], tried: float, asked: Budget, device: str) -> str:
     least, most = map(clock, estimate_untried(todo, tried, asked))
+    update = f"a supervised update was tried out on {device}: {tried:.2g} s"
+    rest = "without loading, validation and prediction"
+    if least == most:  # supervised runs alone
+        return f"about {least} ({update}; {rest})"
     times = " to ".join(map(str, TIMES_SUPERVISED))
-    return (
-        f"{least} to {most} (a supervised update was tried out on {device}: {tried:.2g} s; with unlabelled "
-        f"patches one takes {times} times as long; without loading, validation and prediction)"
-    )
+    return f"{least} to {most} ({update}; with unlabelled patches one takes {times} times as long; {rest})"
 
 
 def overview(

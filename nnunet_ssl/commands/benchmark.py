@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,18 +141,19 @@ def run(args: argparse.Namespace) -> None:
         steps = Steps(place, plan, source, machine)
         run_steps(steps.before_all(), folder / "runs" / "before_all", place.environment, lock)
     todo = [r for r in plan.runs() if not place.is_done(r)]
+    report = shlex.join(["nnUNetv2_ssl", "report", "-i", str(folder), "-o", str(folder / "report")])
     print(f"{len(plan.runs()) - len(todo)} of {len(plan.runs())} runs are done; folder {folder}")
     if jobs is None:
         left = len(do_runs(steps, todo))
         said = f"Done, but for {left} run(s) of another process. So far" if left else "All done. The answer"
-        print(f"\n{said}: nnUNetv2_ssl report -i {folder} -o {folder / 'report'}")
+        print(f"\n{said}: {report}")
         return
     submitted = cluster.submit(steps, todo, folder / "cluster", *jobs)
     for name, runs, _ in submitted:
         print(f"job {name}: {', '.join(r.name for r in runs)}")
     if jobs[0] != "slurm":  # nothing outlives this process
         cluster.wait_for(submitted)
-    print(f"When they are done: nnUNetv2_ssl report -i {folder} -o {folder / 'report'}")
+    print(f"When they are done: {report}")
 
 
 def check_trainers(plan: Plan, source: Source) -> None:

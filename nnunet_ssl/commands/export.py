@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     if made.trainer != STOCK_TRAINER:
         print("Its network is not nnU-Net's own: the other machine needs nnunet-ssl.")
     print("Predict with it:")
-    for line in _commands(args.o, made, folds, args.checkpoint):
+    for line in prediction_commands(args.o, made, folds, args.checkpoint):
         print(f"  {line}")
 
 
@@ -119,14 +120,18 @@ def _size(path: Path) -> str:
     return f"{sum(p.stat().st_size for p in files) / 1e6:.1f} MB"
 
 
-def _commands(output: Path, made: Description, folds: tuple[str, ...], checkpoint: str) -> list[str]:
-    """The stock commands that use the exported model."""
-    last = f"-f {' '.join(folds)}" + (f" -chk {checkpoint}" if checkpoint != CHECKPOINT else "")
+def prediction_commands(
+    output: Path, made: Description, folds: tuple[str, ...], checkpoint: str
+) -> list[str]:
+    """The stock commands that use the exported model, as one types them into a shell."""
+    last = ["-f", *folds, *(["-chk", checkpoint] if checkpoint != CHECKPOINT else [])]
+    io = ["-i", "IN", "-o", "OUT"]
     if output.suffix != ".zip":
-        return [f"nnUNetv2_predict_from_modelfolder -i IN -o OUT -m {output} {last}"]
+        return [shlex.join(["nnUNetv2_predict_from_modelfolder", *io, "-m", str(output), *last])]
     dataset, model = made.identifier.split("/")
     trainer, plans, configuration = model.split("__")
+    named = ["-d", dataset, "-c", configuration, "-p", plans, "-tr", trainer]
     return [
-        f"nnUNetv2_install_pretrained_model_from_zip {output}",
-        f"nnUNetv2_predict -i IN -o OUT -d {dataset} -c {configuration} -p {plans} -tr {trainer} {last}",
+        shlex.join(["nnUNetv2_install_pretrained_model_from_zip", str(output)]),
+        shlex.join(["nnUNetv2_predict", *io, *named, *last]),
     ]

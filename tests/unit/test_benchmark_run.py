@@ -376,6 +376,27 @@ def test_scans_of_images_un_may_be_all_that_is_unlabelled(
     assert (again.labeled, again.seeds, again.folds) == ([], [0], 2)
 
 
+@pytest.mark.parametrize(
+    ("trainers", "time"),
+    [
+        ([], "about 3 min 20 s ("),
+        (["--trainers", "nnUNetTrainerBCP"], "6 min 40 s to 11 min 40 s ("),
+    ],
+)
+def test_the_estimate_is_one_number_where_all_runs_are_supervised(
+    nnunet: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    trainers: list[str],
+    time: str,
+) -> None:
+    monkeypatch.setattr(dry_run, "seconds_of_update", lambda *args: 10.0)
+    make_dataset(nnunet, CASES, [])
+    assert cli.main([*ASKED, "-device", "cpu", "--labeled", "2", *trainers]) == 0
+    said = capsys.readouterr().out
+    assert f"one after another: {time}" in said and ("times as long" in said) == bool(trainers)
+
+
 @pytest.mark.parametrize("labeled", [[], ["--labeled", "all"]])
 def test_something_must_be_unlabelled(
     nnunet: Path, labeled: list[str], capsys: pytest.CaptureFixture[str]
@@ -683,8 +704,9 @@ def test_the_end_tells_what_is_left_to_others(
 ) -> None:
     make_dataset(nnunet, CASES, [])
     monkeypatch.setattr(execute, "do_runs", lambda steps, runs: runs[:left])
-    assert cli.main([*ASKED[:-1], "--labeled", "2", "-device", "cpu"]) == 0
-    assert f"{said}nnUNetv2_ssl report" in capsys.readouterr().out
+    folder = nnunet / "my bench"
+    assert cli.main([*ASKED[:-1], "--labeled", "2", "-device", "cpu", "-o", str(folder)]) == 0
+    assert f"{said}nnUNetv2_ssl report -i '{folder}' -o '{folder}/report'" in capsys.readouterr().out
 
 
 def test_curves_are_taken_from_the_checkpoint(tmp_path: Path) -> None:

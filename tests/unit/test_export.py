@@ -10,7 +10,7 @@ import torch
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from torch import nn
 
-from nnunet_ssl.commands.export import model_folder
+from nnunet_ssl.commands.export import CHECKPOINT, model_folder, prediction_commands
 from nnunet_ssl.errors import ConfigError, DataError, TaskError
 from nnunet_ssl.inference.choice import choose
 from nnunet_ssl.inference.export import Source, export_model, find_folds, load_checkpoint
@@ -361,3 +361,16 @@ def test_models_of_the_dataset_are_listed(folder, monkeypatch, tmp_path):
     monkeypatch.delenv("nnUNet_results")
     with pytest.raises(DataError, match="nnUNet_results is not set"):
         model_folder("903", "2d", "nnUNetTrainerBCP", "nnUNetPlans", None)
+
+
+def test_printed_commands_can_be_pasted(tmp_path):
+    made = Description("nnUNetTrainer", "2d", {"plans_name": "small", "dataset_name": "Dataset903_Both"}, {})
+    (folder,) = prediction_commands(tmp_path / "my model", made, ("0", "1"), "checkpoint_best.pth")
+    assert folder == (
+        f"nnUNetv2_predict_from_modelfolder -i IN -o OUT -m '{tmp_path}/my model' -f 0 1 "
+        "-chk checkpoint_best.pth"
+    )
+    assert prediction_commands(tmp_path / "my model.zip", made, ("all",), CHECKPOINT) == [
+        f"nnUNetv2_install_pretrained_model_from_zip '{tmp_path}/my model.zip'",
+        "nnUNetv2_predict -i IN -o OUT -d Dataset903_Both -c 2d -p small -tr nnUNetTrainer -f all",
+    ]
