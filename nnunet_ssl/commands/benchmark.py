@@ -169,6 +169,7 @@ def check_trainers(plan: Plan, source: Source) -> None:
     from nnunet_ssl.conversion.dataset_json import read_dataset_json
     from nnunet_ssl.conversion.plans import read_plans
     from nnunet_ssl.training.adapter import SSLTrainer
+    from nnunet_ssl.training.checks import check_trainable
     from nnunet_ssl.training.find import find_trainer
 
     settings = plan.settings
@@ -177,7 +178,7 @@ def check_trainers(plan: Plan, source: Source) -> None:
     for name in (BASELINE, *plan.wish.trainers):
         trainer = find_trainer(name)
         if issubclass(trainer, SSLTrainer):
-            trainer.check_static(plans, settings.configuration, dataset_json, plan.bare)
+            check_trainable(trainer, plans, settings.configuration, dataset_json, plan.bare)
         else:
             _check_other_trainer(name, plans, settings.plans)
 

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,7 +28,6 @@ from torch import distributed as dist
 
 from nnunet_ssl.config import TrainingConfig, resolve
 from nnunet_ssl.conversion.dataset_json import existing_folder
-from nnunet_ssl.conversion.plans import NO_CASCADE, is_cascade
 from nnunet_ssl.data.preprocessing import Recipe
 from nnunet_ssl.data.two_stream import (
     Augmenter,
@@ -43,10 +42,10 @@ from nnunet_ssl.tasks import BLOCK, TaskTable
 from nnunet_ssl.training.cases import (
     Folders,
     bring_up_to_date,
-    check_known_tasks,
     check_tasks,
     unlabeled_files,
 )
+from nnunet_ssl.training.checks import check_batch, check_known_tasks, check_trainable, method_options
 from nnunet_ssl.training.curves import TERM, WEIGHT, ended, plot_terms
 from nnunet_ssl.training.loaders import make_loaders
 from nnunet_ssl.training.monitor import Monitor, start_monitor
@@ -80,10 +79,10 @@ class SSLTrainer(nnUNetTrainer, ABC):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008  (nnU-Net's signature)
     ) -> None:
-        self.check_static(plans, configuration, dataset_json)
+        check_trainable(type(self), plans, configuration, dataset_json)
         options = plans.get(BLOCK, {}).get("options", {})
         self.training_config = resolve(TrainingConfig, options, CONFIGS)
-        self.method_config = self.resolve_method_config(plans)
+        self.method_config = method_options(type(self), plans)
         self.task_table = TaskTable.from_dataset_json(dataset_json)
         # Prediction sees the plans only: what the network needs to be built must be there.
         plans[BLOCK] = {
@@ -129,47 +128,6 @@ class SSLTrainer(nnUNetTrainer, ABC):
         """Entries for ``plans["nnunet_ssl"]`` that ``build_network_architecture`` reads."""
         return {}
 
-    # What is refused
-
-    @classmethod
-    def check_static(
-        cls,
-        plans: Mapping[str, Any],
-        configuration: str,
-        dataset_json: Mapping[str, Any],
-        unlabeled: Iterable[str] = (),
-    ) -> None:
-        """Refuse what cannot be trained; no trainer need be made for it, so that others may ask before.
-
-        Args:
-            plans: content of a plans file.
-            configuration: such as ``3d_fullres``.
-            dataset_json: content of dataset.json.
-            unlabeled: identifiers of unlabelled cases.
-
-        Raises:
-            ConfigError: the configuration is the cascade's second stage, or options do not go together or
-                do not fit the dataset.
-            TaskError: the task of an unlabelled case is needed and not known.
-        """
-        if is_cascade(plans, configuration):
-            raise ConfigError(f"{cls.__name__} cannot train '{configuration}': {NO_CASCADE}")
-        config, table = cls.resolve_method_config(plans), TaskTable.from_dataset_json(dataset_json)
-        cls.network_plans(config, table)
-        if getattr(config, "task_info", False):
-            optional = any(f.name == "task_info" for f in dataclasses.fields(config))
-            check_known_tasks(table, unlabeled, cls.__name__, optional)
-
-    @classmethod
-    def resolve_method_config(cls, plans: Mapping[str, Any]) -> Any:
-        """The method's options in the plans.
-
-        Raises:
-            ConfigError: one is unknown, of the wrong type or out of range.
-        """
-        options = plans.get(BLOCK, {}).get("options", {})
-        return resolve(cls.method_config_class, options, [TrainingConfig, *CONFIGS])
-
     # Start
 
     def initialize(self) -> None:
@@ -191,7 +149,7 @@ class SSLTrainer(nnUNetTrainer, ABC):
                 if hasattr(module, "ddp"):
                     module.ddp = False
         self.method = self.build_method()
-        self._check_batch()
+        check_batch(type(self), self.method, self.batch_size, self._unlabeled_batch_size())
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
         """nnU-Net's SGD and poly schedule, or what the options say."""
@@ -290,7 +248,7 @@ class SSLTrainer(nnUNetTrainer, ABC):
         files = unlabeled_files(
             self.folders, self.fold, train, val, self.num_input_channels, self.dataset_json["file_ending"]
         )
-        self.check_static(self.plans_manager.plans, self.configuration_name, self.dataset_json, files)
+        check_known_tasks(type(self), self.method_config, self.task_table, files)
         self.print_to_log_file(f"{len(train)} labelled and {len(files)} unlabelled training cases")
         return files
 
@@ -300,16 +258,6 @@ class SSLTrainer(nnUNetTrainer, ABC):
         if wanted is None:
             return self.batch_size
         return max(1, wanted // (dist.get_world_size() if self.is_ddp else 1))
-
-    def _check_batch(self) -> None:
-        """A pair of one would be mixed with itself: the term would be there and teach nothing."""
-        least, unlabeled = self.method.least_batch, self._unlabeled_batch_size()
-        if self.batch_size < least or (self.method.uses_unlabeled and unlabeled < least):
-            raise ConfigError(
-                f"{type(self).__name__} mixes pairs of patches: expected {least} or more labelled and "
-                f"unlabelled ones in an update of each process, found {self.batch_size} and {unlabeled}. "
-                "Take fewer GPUs, or raise batch_size (or unlabeled_batch_size) by 'nnUNetv2_ssl configure'."
-            )
 
     # Training
 

@@ -15,7 +15,7 @@ from nnunet_ssl.data.preprocessing import (
     preprocess_unlabeled,
     unlabeled_folder,
 )
-from nnunet_ssl.errors import DataError, TaskError, few
+from nnunet_ssl.errors import DataError, TaskError
 from nnunet_ssl.tasks import TaskTable
 
 
@@ -109,22 +109,4 @@ def check_tasks(table: TaskTable, train: Iterable[str]) -> None:
             f"No labelled training case for task(s) {names}: they cannot be learnt. Label some, or remove "
             "the task from "
             "dataset.json."
-        )
-
-
-def check_known_tasks(table: TaskTable, unlabeled: Iterable[str], trainer: str, optional: bool) -> None:
-    """Raise ``TaskError`` if the task of an unlabelled case is not known.
-
-    Args:
-        table: the tasks.
-        unlabeled: identifiers.
-        trainer: name of the trainer that needs to know.
-        optional: whether it could do without (``task_info=false``).
-    """
-    unknown = sorted(case for case in unlabeled if table.known_task_of(case) < 0)
-    if unknown:
-        raise TaskError(
-            f"{'task_info=true' if optional else trainer} needs the task of every unlabelled case, but "
-            f"{len(unknown)} bear no task's prefix: {few(unknown, 10)}. Rename them"
-            f"{' or set task_info=false' if optional else ''}."
         )

@@ -1,4 +1,4 @@
-"""What the adapter checks and logs, apart from a whole training."""
+"""What a trainer refuses before it trains, and how its curves go on."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import pytest
 from nnunet_ssl.errors import ConfigError
 from nnunet_ssl.methods.mean_teacher import MeanTeacher
 from nnunet_ssl.methods.versemi import VerSemi
-from nnunet_ssl.training.adapter import SSLTrainer
+from nnunet_ssl.training.checks import check_batch
 from nnunet_ssl.training.curves import ended
+from nnunet_ssl.training.versemi import nnUNetTrainerVerSemi
 
 
-def trainer(method, labeled, unlabeled, uses_unlabeled=True):
+def check(method, labeled, unlabeled, uses_unlabeled=True):
     asked = SimpleNamespace(least_batch=method.least_batch, uses_unlabeled=uses_unlabeled)
-    return SimpleNamespace(method=asked, batch_size=labeled, _unlabeled_batch_size=lambda: unlabeled)
+    check_batch(nnUNetTrainerVerSemi, asked, labeled, unlabeled)
 
 
 @pytest.mark.parametrize(("labeled", "unlabeled"), [(1, 2), (2, 1), (1, 1)])
@@ -24,13 +25,13 @@ def test_pairs_need_two(labeled, unlabeled):
     with pytest.raises(
         ConfigError, match=f"expected 2 or more .*found {labeled} and {unlabeled}. Take fewer"
     ):
-        SSLTrainer._check_batch(trainer(VerSemi, labeled, unlabeled))
-    SSLTrainer._check_batch(trainer(MeanTeacher, labeled, unlabeled))
+        check(VerSemi, labeled, unlabeled)
+    check(MeanTeacher, labeled, unlabeled)
 
 
 def test_pairs_that_are_not_drawn_need_none():
-    SSLTrainer._check_batch(trainer(VerSemi, 2, 2))
-    SSLTrainer._check_batch(trainer(VerSemi, 2, 1, uses_unlabeled=False))
+    check(VerSemi, 2, 2)
+    check(VerSemi, 2, 1, uses_unlabeled=False)
 
 
 def test_curves_that_ended_go_on_without_values():
