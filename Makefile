@@ -3,6 +3,7 @@
 PYTHON ?= python3
 ARGS ?=
 # Two workers, one thread each: most of the time goes into starting nnU-Net's commands, not into computing.
+# Commands of nnU-Net take a thread for each core all the same: those that wait must not spin.
 WORKERS ?= 2
 
 VENV := .venv
@@ -20,7 +21,7 @@ demo: $(TEST_ENV)  ## a small semi-supervised training from start to end, in dem
 	$(VENV)/bin/nnUNetv2_ssl demo -o demo
 
 test: $(TEST_ENV)  ## run the tests; ARGS="-m 'not slow'" passes options to pytest
-	OMP_NUM_THREADS=1 $(RUN) pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(RUN) pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(DEV_ENV)  ## check format and style
 	$(RUN) ruff format --check

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import BinaryIO
 
 from nnunet_ssl.conversion.dataset_json import read_json, write_json_atomically
 from nnunet_ssl.errors import DataError, NNUNetSSLError
@@ -39,11 +40,13 @@ class Command:
         title: what it does, in a few words.
         argv: program and arguments.
         env: environment variables for this step only; they are shown in front of the command.
+        live: it speaks to the terminal itself instead of writing to a log of ours, and ends what it started.
     """
 
     title: str
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
+    live: bool = False
 
     @property
     def text(self) -> str:
@@ -149,12 +152,11 @@ def _run_step(
 def _run_command(
     step: Command, number: str, log: Path, env: Mapping[str, str], start: float, keep_open: Sequence[int]
 ) -> None:
-    """Run a program, its output in ``log``, with a line of progress in the terminal."""
+    """Run a program: its output in ``log`` and a line of progress in the terminal, or all in the terminal."""
     program = find_program(step.argv[0])
-    log.parent.mkdir(parents=True, exist_ok=True)
     # Python buffers what it writes into a file: without this the progress would come in lumps
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", **env, **step.env}
-    with log.open("ab") as output, _signals_raise():  # what an earlier try said stays
+    with _output(step, log) as output, _signals_raise():
         process = subprocess.Popen(
             [program, *step.argv[1:]],
             stdin=subprocess.DEVNULL,
@@ -162,16 +164,29 @@ def _run_command(
             stderr=output,
             env=environment,
             pass_fds=keep_open,
-            start_new_session=True,  # a group of its own, which can be ended as a whole
+            start_new_session=not step.live,  # a group of its own, which can be ended as a whole
         )
         try:
             while not _ended(process):
-                _show_progress(f"    {_clock(time.monotonic() - start)} {number} {_status(_tail(log))}")
+                if not step.live:
+                    _show_progress(f"    {_clock(time.monotonic() - start)} {number} {_status(_tail(log))}")
         finally:  # Ctrl-C above all: leave no training behind
-            _end(process)
-            _show_progress("")
+            _end(process, group=not step.live)
+            if not step.live:
+                _show_progress("")
     if process.returncode != 0:
         raise StepFailedError(_failure(step, log, process.returncode))
+
+
+@contextlib.contextmanager
+def _output(step: Command, log: Path) -> Iterator[BinaryIO | None]:
+    """Where a command writes; ``None`` is where we do."""
+    if step.live:
+        yield None
+        return
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:  # what an earlier try said stays
+        yield output
 
 
 @contextlib.contextmanager
@@ -193,9 +208,9 @@ def _signals_raise() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a program if it still runs, and its workers, which outlive a training that is killed."""
-    if os.name == "nt":
+def _end(process: subprocess.Popen[bytes], group: bool) -> None:
+    """End a program if it still runs, and with its group its workers, which outlive a training."""
+    if os.name == "nt" or not group:
         process.terminate()
     else:
         # Nobody may be left; macOS denies the signal where only dead ones are
@@ -214,6 +229,10 @@ def _ended(process: subprocess.Popen[bytes]) -> bool:
 
 
 def _failure(step: Command, log: Path, status: int) -> str:
+    if step.live:  # it has said why
+        return (
+            f"this command failed with exit status {status}:\n  {step.text}\nRun the same again to continue."
+        )
     tail = "\n".join(f"  | {line}" for line in _tail(log)[-_TAIL_LINES:])
     return (
         f"this command failed with exit status {status}:\n  {step.text}\nThe end of its log, {log}:\n{tail}\n"

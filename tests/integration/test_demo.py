@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from nnunet_ssl.demo.sequence import TRAINERS
+from nnunet_ssl.demo.sequence import TRAINER
 from nnunet_ssl.steps import find_program
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -23,10 +23,9 @@ def run_demo(folder: Path) -> str:
 
 def test_fast_demo(tmp_path: Path) -> None:
     first = run_demo(tmp_path)
-    results = json.loads((tmp_path / "results.json").read_text())
-    for trainer in TRAINERS:
-        assert trainer in first
-        for task in ("Vessel", "Organ"):
-            assert 0 <= results["trainers"][trainer][task]["Dice"] <= 1
-    assert {f.name for f in (tmp_path / "pictures").iterdir()} == {"vessel.png", "organ.png"}
-    assert run_demo(tmp_path).count("done before") == 13
+    assert f"{TRAINER}/labeled_all/seed_0" in first and "Too few test cases (2) to tell" in first
+    assert (tmp_path / "report" / "report.html").is_file()
+    for label in ("vessel", "organ"):  # the table, by method and label
+        assert len(re.findall(rf"VerSemi +{label} ", first)) == 1
+    again = run_demo(tmp_path)
+    assert again.count("done before") == 5 and again.count("VerSemi") >= 2

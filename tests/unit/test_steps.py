@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,38 @@ def test_environment_of_all_and_of_one(tmp_path: Path) -> None:
     run_steps([step, python("Show again", code)], tmp_path, {"FOR_ALL": "x"})
     logs = [f.read_text().strip() for f in sorted((tmp_path / "logs").iterdir())]
     assert logs == ["x 1 2", "x None"]
+
+
+def test_a_live_command_speaks_for_itself(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    live = Command("Speak", (sys.executable, "-c", "print('spoken')"), live=True)
+    run_steps([live], tmp_path, {})
+    assert "spoken" in capfd.readouterr().out and not (tmp_path / "logs").exists()
+    failing = Command("Fail", (sys.executable, "-c", "raise SystemExit('the cause')"), live=True)
+    with pytest.raises(StepFailedError, match=r"exit status 1:\n.*\nRun the same again to continue\."):
+        run_steps([failing], tmp_path, {})
+    assert "the cause" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_a_live_command_may_end_what_it_started(tmp_path: Path) -> None:
+    ready, ended = tmp_path / "ready", tmp_path / "ended"
+    code = (
+        "import pathlib, signal, sys, time\n"
+        f"signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({str(ended)!r}).touch(), sys.exit(1)))\n"
+        f"pathlib.Path({str(ready)!r}).touch()\n"
+        "time.sleep(60)"
+    )
+    step = f"Command('Wait', ({sys.executable!r}, '-c', {code!r}), live=True)"
+    script = (
+        "from pathlib import Path; from nnunet_ssl.steps import Command, run_steps; "
+        f"run_steps([{step}], Path({str(tmp_path)!r}), {{}})"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script])
+    while not ready.exists():
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.terminate()
+    assert process.wait(20) == 128 + signal.SIGTERM and ended.exists()
 
 
 def test_a_terminal_sees_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
