@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,10 +78,11 @@ def pair(
     """
     groups = _channels(scans, scan_root)
     index = _index(groups, scan_root)
+    general = _in_all(groups) | _in_all(_key(mask, mask_root) for mask in masks)
     found: dict[Key, list[Item]] = defaultdict(list)
     orphans = []
     for mask in masks:
-        key = _match(mask, index, groups, mask_root)
+        key = _match(mask, index, groups, mask_root, general)
         if key is None:
             orphans.append(mask)
         else:
@@ -163,8 +164,18 @@ def _index(groups: Mapping[Key, Sequence[Item]], root: Path) -> dict[Key, Key | 
     return index
 
 
+def _in_all(keys: Iterable[Key]) -> set[str]:
+    """Folders that all of several files lie in, such as ``T2`` or ``outlines``: those name no patient."""
+    several = [{*folders} for folders, _ in keys]
+    return set.intersection(*several) if len(several) > 1 else set()
+
+
 def _match(
-    mask: Item, index: Mapping[Key, Key | None], groups: Mapping[Key, Sequence[Item]], root: Path
+    mask: Item,
+    index: Mapping[Key, Key | None],
+    groups: Mapping[Key, Sequence[Item]],
+    root: Path,
+    general: Container[str],
 ) -> Key | None:
     if mask.series:
         return next((key for key, items in groups.items() if items[0].series == mask.series), None)
@@ -174,18 +185,19 @@ def _match(
     for where in (folders, ()):
         for name in names:
             key = index.get((where, name)) if name or where else None
-            if key is not None and _may_share(folders, key[0]):
+            if key is not None and _may_share(folders, key[0], general):
                 return key
     return None
 
 
-def _may_share(mask: Sequence[str], scan: Sequence[str]) -> bool:
+def _may_share(mask: Sequence[str], scan: Sequence[str], general: Container[str]) -> bool:
     """Whether folders allow that a mask belongs to a scan of its name: not where each names a patient.
 
-    ``masks/p1`` may belong to ``site/p1`` and ``outlines/P1/ct`` to ``T2/P1/ct``, ``P2/thorax`` not to
+    ``masks/p1`` may belong to ``site/p1`` and ``outlines/P1/study`` to ``T2/P1/study``, ``P2/thorax`` not to
     ``P1/thorax``.
     """
-    return not mask or not scan or mask[-1] in scan or scan[-1] in mask
+    mine, theirs = ([part for part in folders if part not in general] for folders in (mask, scan))
+    return not mine or not theirs or mine[-1] in theirs or theirs[-1] in mine
 
 
 def _stripped(stem: str) -> list[str]:

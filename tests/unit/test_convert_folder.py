@@ -215,6 +215,30 @@ def test_trees_of_masks_and_scans(folder, image, mask, masks):
     assert [subset for subset, _ in found(folder, masks=masks).values()] == ["train"]
 
 
+@pytest.mark.parametrize(
+    ("images", "masks", "options"),
+    [
+        ("t2w", "outlines", {"images": "t2w/*", "masks": "outlines/*"}),
+        ("images/centre", "masks/reader", {}),
+        ("T1w", "derivatives/manual", {}),
+        ("site/T2", "site/drawn", {}),
+    ],
+)
+def test_folders_that_all_masks_or_scans_lie_in_name_no_patient(folder, images, masks, options):
+    for name in "pq":
+        write(folder / images / f"{name}.nii.gz", scan())
+        write(folder / masks / f"{name}{'' if options else '_seg'}.nii.gz", blob())
+    assert [subset for subset, _ in found(folder, **options).values()] == ["train", "train"]
+
+
+def test_a_folder_of_all_patients_does_not_join_their_masks(folder):
+    write(folder / "P1" / "study" / "thorax.nii.gz", scan())
+    write(folder / "P2" / "study" / "masks" / "thorax.nii.gz", blob())  # its scan is missing
+    write(folder / "P3" / "study" / "abdomen.nii.gz", scan())
+    with pytest.raises(DataError, match=r"1 mask\(s\) fit no scan: .*P2/study/masks/thorax"):
+        planned(folder)
+
+
 def test_several_masks_of_one_scan(folder):
     write(folder / "p1.nii.gz", scan())
     for name in ("p1_mask", "p1_mask_1", "p1_mask_2"):
