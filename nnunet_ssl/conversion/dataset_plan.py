@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections import Counter
@@ -17,6 +18,7 @@ from nnunet_ssl.conversion.paper_splits import Split
 from nnunet_ssl.errors import DataError, few
 
 RECORD = "conversion.json"  # in the finished dataset: what each case was made from
+NAMES = "names"  # in it: of labels and channels, as asked for; dataset.json may be edited
 FILES = "files"  # in it: every file that was written, with its size and time of change
 _CLOCK = 2.0  # seconds; some file systems round times
 _LITTER = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini")  # of file managers
@@ -64,6 +66,11 @@ class DatasetPlan:
         """What decides, beside its sources, how a case is written."""
         values = sorted((int(a), int(b)) for a, b in self.values.items())
         return {"origin": self.origin, "ending": self.file_ending, "values": values, "gray": self.gray}
+
+    def names(self) -> dict[str, Any]:
+        """What labels and channels are called, as JSON has it."""
+        content = self.dataset_json()
+        return dict(json.loads(json.dumps({key: content[key] for key in ("channel_names", "labels")})))
 
     def dataset_json(self) -> dict[str, Any]:
         """Content of ``dataset.json``."""
@@ -178,9 +185,10 @@ def _names(sources: Iterable[Source | None], root: str) -> str:
 
 
 def is_finished(plan: DatasetPlan, prints: Mapping[str, str]) -> bool:
-    """Whether the dataset is there and made from these very files in this very way."""
-    record = root_folder("raw") / plan.name / RECORD
-    if not record.is_file():
+    """Whether the dataset is there and made from these very files in this very way, with these names."""
+    file = root_folder("raw") / plan.name / RECORD
+    if not file.is_file():
         return False
-    made = {case["case"]: case["fingerprint"] for case in read_json(record)["cases"]}
-    return made == dict(prints)
+    record = read_json(file)
+    made = {case["case"]: case["fingerprint"] for case in record["cases"]}
+    return made == dict(prints) and record.get(NAMES) == plan.names()

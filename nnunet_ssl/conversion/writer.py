@@ -20,7 +20,15 @@ from nnunet_ssl import __version__
 from nnunet_ssl.conversion.cases import IMAGE_FOLDERS, LABEL_FOLDERS, fingerprint
 from nnunet_ssl.conversion.convert_case import Job, Outcome, convert, targets
 from nnunet_ssl.conversion.dataset_json import root_folder, write_json_atomically
-from nnunet_ssl.conversion.dataset_plan import FILES, RECORD, DatasetPlan, is_finished, stamps, target_folder
+from nnunet_ssl.conversion.dataset_plan import (
+    FILES,
+    NAMES,
+    RECORD,
+    DatasetPlan,
+    is_finished,
+    stamps,
+    target_folder,
+)
 from nnunet_ssl.conversion.merge_files import replace_folder
 from nnunet_ssl.conversion.recipes import register
 from nnunet_ssl.errors import DataError
@@ -154,6 +162,7 @@ def _finish(
     record = {
         "nnunet_ssl": __version__,
         "origin": plan.origin,
+        NAMES: plan.names(),
         "cases": [records[c.identifier] for c in cases],
         FILES: stamps(building),
     }

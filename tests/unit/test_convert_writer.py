@@ -204,6 +204,22 @@ def test_finished_dataset_is_recognised_and_never_replaced_unasked(raw, source):
     assert "imagesUn" not in [p.name for p in folder.iterdir()]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"labels": {"background": 0, "spleen": 1}}, {"channels": ("MR",)}, {"labels": {"tumour": (1,)}}],
+)
+def test_other_names_of_labels_or_channels_are_another_dataset(raw, source, change):
+    writer.write_dataset(plan(source))
+    renamed = plan(source, **change)
+    with pytest.raises(DataError, match="--overwrite"):
+        writer.write_dataset(renamed)
+    folder, _ = writer.write_dataset(renamed, overwrite=True)
+    content = json.loads((folder / "dataset.json").read_text())
+    assert content["channel_names"] == {"0": renamed.channels[0]}
+    assert content["labels"].keys() == renamed.labels.keys()
+    assert writer.write_dataset(renamed) == (folder, {})
+
+
 def test_dataset_of_others_is_never_replaced(raw, source):
     (raw / NAME).mkdir()
     (raw / NAME / "precious").touch()
