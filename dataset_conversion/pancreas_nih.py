@@ -91,22 +91,24 @@ def splits(download: Download, cases: Sequence[Case]) -> Iterator[Split]:
 
 def read_scan(patient: Path) -> sitk.Image:
     """The CT of a patient."""
-    return read_series(*only_series(patient))
+    return read_series(only_series(patient))
 
 
 def read_label(patient: Path, label: Path) -> sitk.Image:
     """The label map of a patient on the voxels of the CT."""
-    directory, files = only_series(patient)
-    scan = read_series(directory, files)
+    series = only_series(patient)
+    scan = read_series(series)
     array = sitk.GetArrayFromImage(read_volume(label))  # slices, rows, columns
     expected = scan.GetSize()[::-1]
     if array.shape != expected:
         raise DataError(
             f"{label} has the shape {array.shape}, but the series of {patient.name} has {expected}."
         )
-    instances = [int(one.get("InstanceNumber") or 0) for one in slices_of(directory, files)]
+    instances = [int(one.get("InstanceNumber") or 0) for one in slices_of(series)]
     if len(set(instances)) != len(instances):
-        raise DataError(f"{directory}: several slices bear one InstanceNumber. Download the series again.")
+        raise DataError(
+            f"{series.folder}: several slices bear one InstanceNumber. Download the series again."
+        )
     array = array[np.argsort(np.argsort(instances))]  # the label's slices, in the order of the volume's
     _check_tissue(sitk.GetArrayViewFromImage(scan), array, label)
     laid = sitk.GetImageFromArray((array > 0).astype(np.uint8))

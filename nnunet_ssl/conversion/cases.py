@@ -28,6 +28,19 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 
 @dataclass(frozen=True)
+class Series:
+    """A DICOM series, as an argument of a source.
+
+    Attributes:
+        folder: that its files lie in or below, perhaps among others.
+        files: their names, relative to it, in any order.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Case:
     """One scan.
 
@@ -87,19 +100,18 @@ def sanitized(name: str) -> str:
     return clean or "case"
 
 
-def files_of(source: Source | None) -> Iterator[Path]:
-    """Every file and folder that a source reads."""
-    if isinstance(source, Path):
-        yield source
-    elif isinstance(source, functools.partial):
-        for value in (*source.args, *source.keywords.values()):
-            yield from _paths(value)
+def files_of(source: Source | None, slices: bool = False) -> Iterator[Path]:
+    """Every file and folder that a source reads: of a DICOM series its folder, or (``slices``) its files."""
+    if isinstance(source, functools.partial):
+        yield from _paths((*source.args, *source.keywords.values()), slices)
+    else:
+        yield from _paths(source, slices)
 
 
 def fingerprint(case: Case, options: Mapping[str, Any]) -> str:
     """A text that changes when the sources of a case or the way it is converted change."""
     sources = [*case.images, case.label]
-    stamps = [_stamp(path) for source in sources for path in files_of(source)]
+    stamps = [_stamp(path) for source in sources for path in files_of(source, slices=True)]
     content = [case.identifier, case.subset, [_describe(s) for s in sources], stamps, dict(options)]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
@@ -116,12 +128,14 @@ def check_unique(cases: Sequence[Case]) -> None:
             )
 
 
-def _paths(value: Any) -> Iterator[Path]:
+def _paths(value: Any, slices: bool) -> Iterator[Path]:
     if isinstance(value, Path):
         yield value
+    elif isinstance(value, Series):
+        yield from (value.folder / file for file in value.files) if slices else (value.folder,)
     elif isinstance(value, (tuple, list)):
         for item in value:
-            yield from _paths(item)
+            yield from _paths(item, slices)
 
 
 def _stamp(path: Path) -> list[Any]:

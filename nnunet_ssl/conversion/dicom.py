@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_ssl.conversion.cases import Series
 from nnunet_ssl.errors import DataError
 
 _TAGS = (
@@ -38,13 +39,13 @@ def header(path: Path, tags: Sequence[str]) -> Any:
         raise DataError(f"{path} is unreadable as DICOM: {error}. Remove it, or export it again.") from error
 
 
-def slices_of(directory: Path, files: Sequence[str]) -> list[Any]:
+def slices_of(series: Series) -> list[Any]:
     """Headers of the files of a series, along the normal of its slices; by number where that is unknown.
 
     Raises:
         DataError: a file is unreadable.
     """
-    slices = [header(directory / file, _TAGS) for file in files]
+    slices = [header(series.folder / file, _TAGS) for file in series.files]
     places = _places(slices)
     if places is None:
         return sorted(slices, key=lambda one: int(one.get("InstanceNumber") or 0))
@@ -52,18 +53,14 @@ def slices_of(directory: Path, files: Sequence[str]) -> list[Any]:
     return [slices[k] for k in np.argsort(along, kind="stable")]
 
 
-def read_series(directory: Path, files: Sequence[str]) -> sitk.Image:
+def read_series(series: Series) -> sitk.Image:
     """Read a series, in Hounsfield units where the header gives the scale.
-
-    Args:
-        directory: that the files lie in or below.
-        files: their names, relative to it, in any order.
 
     Raises:
         DataError: slices are missing, doubled, shifted or differ in size, or a file is unreadable.
     """
-    slices = slices_of(directory, files)
-    _check_slices(slices, directory)
+    slices = slices_of(series)
+    _check_slices(slices, series.folder)
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames([str(one.filename) for one in slices])
     if len({(one.get("RescaleSlope"), one.get("RescaleIntercept")) for one in slices}) > 1:
@@ -71,7 +68,9 @@ def read_series(directory: Path, files: Sequence[str]) -> sitk.Image:
     try:
         image = reader.Execute()
     except RuntimeError as error:
-        raise DataError(f"{directory}: the series is unreadable: {str(error).splitlines()[-1]}") from error
+        raise DataError(
+            f"{series.folder}: the series is unreadable: {str(error).splitlines()[-1]}"
+        ) from error
     low, high = sitk.GetArrayViewFromImage(image).min(), sitk.GetArrayViewFromImage(image).max()
     if -32768 <= low and high <= 32767 and image.GetPixelID() in (sitk.sitkInt32, sitk.sitkUInt16):
         image = sitk.Cast(image, sitk.sitkInt16)

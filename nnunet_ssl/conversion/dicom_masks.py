@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_ssl.conversion.cases import Series
 from nnunet_ssl.conversion.dicom import read_series
 from nnunet_ssl.conversion.folder_scan import Item
 from nnunet_ssl.errors import DataError, few
@@ -33,8 +34,7 @@ def names_in(item: Item) -> list[str]:
 def read_structures(
     kind: str,
     files: Sequence[Path],
-    directory: Path,
-    slices: Sequence[str],
+    series: Series,
     names: Sequence[str],
     allow_missing: bool = False,
 ) -> sitk.Image:
@@ -42,16 +42,15 @@ def read_structures(
 
     Args:
         kind: ``rtstruct`` or ``seg``.
-        files: of the same series.
-        directory: of the series.
-        slices: its files, relative to the directory.
+        files: that outline the series.
+        series: the scan.
         names: structures to take, in the order of their values; upper and lower case do not matter.
         allow_missing: a structure that is not there is background.
 
     Raises:
         DataError: a structure covers no voxel, or lies elsewhere than the scan.
     """
-    scan = read_series(directory, slices)
+    scan = read_series(series)
     label = np.zeros(scan.GetSize()[::-1], dtype=np.uint8 if len(names) < 256 else np.uint16)
     found = [(name, draw) for file in files for name, draw in _drawings(kind, file)]
     for value, wanted in enumerate(names, start=1):

@@ -160,7 +160,7 @@ def _case(one: Pair, labels: LabelPlan, options: FolderOptions) -> Case:
 
 def _image(item: Item, options: FolderOptions) -> Source:
     if item.kind == "series":
-        return partial(read_series, item.path, item.files)
+        return partial(read_series, item.whole)
     if item.kind == "array":
         key = image_key(item.path, options)
         return partial(read_array, item.path, key, options.axes, options.spacing)
@@ -176,12 +176,10 @@ def _label(one: Pair, labels: LabelPlan, options: FolderOptions) -> Source | Non
         return None
     kind, files = one.masks[0].kind, tuple(mask.path for mask in one.masks)
     if kind in ("rtstruct", "seg"):
-        scan = one.images[0]
-        return partial(
-            read_structures, kind, files, scan.path, scan.files, labels.names, options.allow_missing
-        )
+        scan = one.images[0].whole
+        return partial(read_structures, kind, files, scan, labels.names, options.allow_missing)
     if kind == "series":
-        return partial(read_series, one.masks[0].path, one.masks[0].files)
+        return partial(read_series, one.masks[0].whole)
     if len(files) > 1:
         return partial(read_mask, files, labels.above)
     if labels.above and ending_of(files[0]) in PICTURES:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from nnunet_ssl.conversion.cases import Series
 from nnunet_ssl.conversion.dicom import header
 from nnunet_ssl.conversion.images import ARRAYS, PICTURES, VOLUMES, ending_of
 from nnunet_ssl.errors import DataError
@@ -49,6 +50,11 @@ class Item:
     modality: str = ""
     files: tuple[str, ...] = ()
 
+    @property
+    def whole(self) -> Series:
+        """The DICOM series, to be read."""
+        return Series(self.path, self.files)
+
 
 def items_in(folder: Path) -> tuple[list[Item], list[Path]]:
     """Every scan and mask beneath a folder, and the files that are neither.
@@ -76,8 +82,8 @@ def items_in(folder: Path) -> tuple[list[Item], list[Path]]:
     return [*items, *found], [*unknown, *others]
 
 
-def only_series(folder: Path) -> tuple[Path, tuple[str, ...]]:
-    """The one DICOM series beneath a folder, as ``read_series`` takes it.
+def only_series(folder: Path) -> Series:
+    """The one DICOM series beneath a folder.
 
     Raises:
         DataError: there is none, or several.
@@ -85,7 +91,7 @@ def only_series(folder: Path) -> tuple[Path, tuple[str, ...]]:
     found = [item for item in items_in(folder)[0] if item.kind == "series"]
     if len(found) != 1:
         raise DataError(f"{folder}: expected one DICOM series beneath it, found {len(found)}.")
-    return found[0].path, found[0].files
+    return found[0].whole
 
 
 def is_dicom(path: Path) -> bool:

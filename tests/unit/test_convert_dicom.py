@@ -1,5 +1,7 @@
 """DICOM: series, structures and segmentations in a folder, and NIH Pancreas-CT with its turned labels."""
 
+import os
+
 import nibabel
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import SimpleITK as sitk
 
 pytest.importorskip("pydicom", reason="needs the extra 'convert'")
 
+from nnunet_ssl.conversion.cases import fingerprint  # noqa: E402
 from nnunet_ssl.conversion.dicom import read_series  # noqa: E402
 from nnunet_ssl.conversion.dicom_masks import read_structures  # noqa: E402
 from nnunet_ssl.conversion.folder import plan_folder  # noqa: E402
@@ -39,7 +42,7 @@ def planned(folder, **options):
 @pytest.mark.parametrize("flip", [False, True])
 def test_series_in_hounsfield_units_and_in_its_place(tmp_path, flip):
     write_series(tmp_path / "s", ct(), flip_numbers=flip)
-    image = read_series(*only_series(tmp_path))
+    image = read_series(only_series(tmp_path))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(image), ct())
     assert image.GetPixelID() == sitk.sitkInt16
     np.testing.assert_allclose(image.GetSpacing(), SPACING)
@@ -49,10 +52,10 @@ def test_series_in_hounsfield_units_and_in_its_place(tmp_path, flip):
 def test_missing_slice_and_doubled_slices_are_refused(tmp_path):
     write_series(tmp_path / "gap", ct(), positions=[0, 3, 6, 12, 15])
     with pytest.raises(DataError, match=r"slices are 3 mm apart, but 6 mm .*slices are missing"):
-        read_series(*only_series(tmp_path / "gap"))
+        read_series(only_series(tmp_path / "gap"))
     write_series(tmp_path / "phases", ct(), positions=[0, 0, 3, 3, 6])
     with pytest.raises(DataError, match="several volumes"):
-        read_series(*only_series(tmp_path / "phases"))
+        read_series(only_series(tmp_path / "phases"))
 
 
 def altered(folder, slices, change):
@@ -69,7 +72,7 @@ def test_slices_shifted_sideways_are_refused(tmp_path, last):
 
     altered(tmp_path, write_series(tmp_path, ct()), shift)
     with pytest.raises(DataError, match=rf"shifted sideways, by up to {last} mm, as under a tilted gantry"):
-        read_series(*only_series(tmp_path))
+        read_series(only_series(tmp_path))
 
 
 def test_slices_with_rounded_positions_are_taken(tmp_path):
@@ -78,7 +81,7 @@ def test_slices_with_rounded_positions_are_taken(tmp_path):
         slice_.ImageOrientationPatient = [1, 0, 0, 0, 0.99999, 0.0001 * (k % 2)]
 
     altered(tmp_path, write_series(tmp_path, ct()), shift)
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_series(*only_series(tmp_path))), ct())
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_series(only_series(tmp_path))), ct())
 
 
 def test_slices_turned_against_each_other_are_refused(tmp_path):
@@ -87,7 +90,7 @@ def test_slices_turned_against_each_other_are_refused(tmp_path):
 
     altered(tmp_path, write_series(tmp_path, ct()), turn)
     with pytest.raises(DataError, match="turned against each other"):
-        read_series(*only_series(tmp_path))
+        read_series(only_series(tmp_path))
 
 
 def test_several_frames_in_one_file_are_refused(tmp_path):
@@ -96,7 +99,7 @@ def test_several_frames_in_one_file_are_refused(tmp_path):
 
     altered(tmp_path, write_series(tmp_path, ct()[:1]), double)
     with pytest.raises(DataError, match=r"1-001\.dcm holds 2 frames: expected a file for each slice"):
-        read_series(*only_series(tmp_path))
+        read_series(only_series(tmp_path))
 
 
 def test_each_slice_has_its_own_scale(tmp_path):
@@ -106,7 +109,7 @@ def test_each_slice_has_its_own_scale(tmp_path):
         slice_.RescaleSlope, slice_.RescaleIntercept = 1 + 0.37 * k, 0
 
     altered(tmp_path, write_series(tmp_path, ct(), modality="PT"), scale)
-    image = read_series(*only_series(tmp_path))
+    image = read_series(only_series(tmp_path))
     expected = (ct() + 1024) * (1 + 0.37 * np.arange(5))[:, None, None]
     np.testing.assert_allclose(sitk.GetArrayFromImage(image), expected, rtol=1e-6)
 
@@ -121,6 +124,22 @@ def test_series_spread_over_directories_is_one(tmp_path):
     (case,) = planned(tmp_path / "in").plan.cases
     assert case.identifier == "p1"
     np.testing.assert_array_equal(sitk.GetArrayFromImage(case.images[0]()), ct())
+
+
+def test_fingerprint_of_a_series_is_that_of_its_slices(tmp_path):
+    """Its folder changes with every other file in it, so a second ``--into`` refused it."""
+
+    def prints():
+        return [fingerprint(case, {}) for case in planned(tmp_path).plan.cases]
+
+    write_series(tmp_path, ct(), series="1.2.3")
+    before = prints()
+    (tmp_path / ".DS_Store").touch()
+    write_series(tmp_path, ct(1), series="1.2.4", prefix="other-")
+    os.utime(tmp_path, ns=(1, 1))
+    assert prints()[:1] == before
+    os.utime(tmp_path / "1-003.dcm", ns=(1, 1))
+    assert prints()[:1] != before
 
 
 def test_series_stored_twice_is_refused(tmp_path):
@@ -147,7 +166,7 @@ def test_folder_of_series(tmp_path, raw):
     folder = tmp_path / "in"
     for n in (1, 2):
         write_series(folder / f"patient{n}" / "CT", ct(n))
-    image = read_series(*only_series(folder / "patient1"))
+    image = read_series(only_series(folder / "patient1"))
     label = sitk.GetImageFromArray(blob(shape=SHAPE))
     label.CopyInformation(image)
     sitk.WriteImage(sitk.DICOMOrient(label, "RAS"), str(folder / "patient1" / "seg.nii.gz"))
@@ -295,7 +314,7 @@ def test_structure_smaller_than_a_voxel_is_refused(tmp_path):
     file = write_structures(
         tmp_path / "rt.dcm", slices, {"Liver": [(1, point)], "Lung": [(1, rectangle(1, 1, 3, 3))]}
     )
-    read = ("rtstruct", (file,), *only_series(tmp_path / "ct"), ("liver",))
+    read = ("rtstruct", (file,), only_series(tmp_path / "ct"), ("liver",))
     with pytest.raises(DataError, match=r"liver covers no voxel of the scan.*found Liver, Lung\."):
         read_structures(*read)
     assert not sitk.GetArrayFromImage(read_structures(*read, allow_missing=True)).any()
@@ -328,7 +347,7 @@ def test_contour_stored_twice_counts_once(tmp_path, kind):
     slices = write_series(tmp_path / "ct", ct())
     outline = (1, rectangle(1, 1, 4, 4))
     file = write_structures(tmp_path / "rt.dcm", slices, {"Liver": [outline, outline]}, kind)
-    label = read_structures("rtstruct", (file,), *only_series(tmp_path / "ct"), ("Liver",))
+    label = read_structures("rtstruct", (file,), only_series(tmp_path / "ct"), ("Liver",))
     assert sitk.GetArrayFromImage(label).sum() == 16
 
 
@@ -336,7 +355,7 @@ def test_contour_off_the_series_is_refused(tmp_path):
     slices = write_series(tmp_path / "ct", ct())
     file = write_structures(tmp_path / "rt.dcm", slices, {"Liver": [(1.5, rectangle(1, 1, 2, 2))]})
     with pytest.raises(DataError, match="between or outside of the slices"):
-        read_structures("rtstruct", (file,), *only_series(tmp_path / "ct"), ("Liver",))
+        read_structures("rtstruct", (file,), only_series(tmp_path / "ct"), ("Liver",))
 
 
 def test_structures_of_another_series_are_not_laid_on_the_only_scan(tmp_path):
@@ -374,9 +393,9 @@ def test_segment_beyond_the_scan_is_refused(tmp_path):
     file = write_segmentation(tmp_path / "seg.dcm", moved, {"Liver": label})
     scan = only_series(tmp_path / "ct")
     with pytest.raises(DataError, match=r"seg\.dcm, Liver: 16 of 24 voxels lie outside of the scan"):
-        read_structures("seg", (file,), *scan, ("Liver",))
+        read_structures("seg", (file,), scan, ("Liver",))
     file = write_segmentation(tmp_path / "seg.dcm", slices, {"Liver": label})
-    assert sitk.GetArrayFromImage(read_structures("seg", (file,), *scan, ("Liver",))).sum() == 24
+    assert sitk.GetArrayFromImage(read_structures("seg", (file,), scan, ("Liver",))).sum() == 24
 
 
 # NIH Pancreas-CT
