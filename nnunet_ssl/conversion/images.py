@@ -206,7 +206,7 @@ def _palette_numbers(path: Path) -> np.ndarray | None:
         with Image.open(path) as picture:
             palette = np.reshape(picture.getpalette() or [], (-1, 3)) if picture.mode == "P" else np.empty(0)
             return np.array(picture) if (palette != palette[..., :1]).any() else None
-    except OSError:  # of no kind that PIL knows: others read it, or say why not
+    except (OSError, Image.DecompressionBombError):  # not for PIL: others read it, or say why not
         return None
 
 

@@ -14,6 +14,7 @@ from nnunet_ssl.conversion import convert_case, into
 from nnunet_ssl.conversion.cases import Case, files_of
 from nnunet_ssl.conversion.folder import plan_folder
 from nnunet_ssl.conversion.folder_options import FolderOptions
+from nnunet_ssl.conversion.images import read_label_picture
 from nnunet_ssl.errors import ConfigError, DataError
 from tests.unit.convert_files import NAME, blob, files, gray, itk, picture, read, scan, write
 
@@ -402,6 +403,12 @@ def test_numbers_of_a_palette_are_the_labels(folder, raw):
     palette_mask(folder / "masks" / "a.png", numbers, VOC)
     run("folder", "-i", folder, "-o", NAME, "--labels", "one", "two", "three", "four")
     np.testing.assert_array_equal(read(raw / NAME / "labelsTr/a.png"), numbers)
+
+
+def test_a_mask_too_large_for_pil_is_read(folder, monkeypatch):
+    mask = picture(folder / "a.tif", gray())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_label_picture(mask)), gray())
 
 
 def test_a_gray_palette_holds_the_values(folder, raw):
