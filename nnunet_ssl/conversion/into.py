@@ -115,10 +115,8 @@ def plan_predict(folder: Path, model: str, target: Path, options: FolderOptions)
 def _plan(
     cases: Sequence[Case], notes: Sequence[str], content: Mapping[str, Any], name: str, target: Path
 ) -> AddPlan:
-    ending, channels = (
-        content["file_ending"],
-        len(content.get("channel_names") or content.get("modality", ())),
-    )
+    ending = content["file_ending"]
+    channels = len(content.get("channel_names") or content.get("modality", ()))
     if not channels:
         raise DataError(f"dataset.json of {name} lacks 'channel_names', which nnU-Net demands. Add it.")
     gray = not (ending in PICTURES and channels == 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -37,24 +38,21 @@ class CaseFiles:
 
 
 def list_cases(dataset: Path, dataset_json: Mapping[str, Any]) -> list[CaseFiles]:
-    """The cases of imagesTr (with labels), imagesUn and imagesTs (labels where there are some)."""
+    """The cases of imagesTr (with labels), imagesUn and imagesTs (labels where there are some).
+
+    A link whose file is gone counts as a label: that it is broken is told when it is read.
+    """
     ending = dataset_json["file_ending"]
     cases = [
-        CaseFiles(IMAGES_TR, case, tuple(images), label if _is_there(label) else None)
+        CaseFiles(IMAGES_TR, case, tuple(images), label if os.path.lexists(label) else None)
         for case, (images, label) in sorted(training_cases(dataset, dataset_json).items())
     ]
     for folder in (IMAGES_UN, IMAGES_TS):
         for case, images in list_images(dataset / folder, ending).items():
             label = dataset / LABELS[folder] / f"{case}{ending}" if folder in LABELS else None
-            cases.append(
-                CaseFiles(folder, case, tuple(images), label if label and _is_there(label) else None)
-            )
+            there = label is not None and os.path.lexists(label)
+            cases.append(CaseFiles(folder, case, tuple(images), label if there else None))
     return cases
-
-
-def _is_there(path: Path) -> bool:
-    """Whether there is a file; also a link whose file is gone, which is told when it is read."""
-    return path.exists() or path.is_symlink()
 
 
 def check_names(dataset: Path, dataset_json: Mapping[str, Any], cases: Iterable[CaseFiles]) -> list[Finding]:
