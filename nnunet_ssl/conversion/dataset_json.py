@@ -118,13 +118,19 @@ def read_dataset_json(folder: Path) -> dict[str, Any]:
     """``dataset.json`` of a dataset folder.
 
     Raises:
-        DataError: the file is missing, not valid JSON, or lacks ``labels`` or ``file_ending``.
+        DataError: the file is missing, not valid JSON, lacks ``labels`` or ``file_ending``, or its labels
+            are no names with numbers.
     """
     path = folder / "dataset.json"
     content = read_json(path)
     missing = [key for key in ("labels", "file_ending") if key not in content]
     if missing:
         raise DataError(f"{path} lacks the key(s) {', '.join(missing)}, which nnU-Net demands. Add them.")
+    if not isinstance(content["labels"], Mapping):
+        raise DataError(
+            f"{path}: expected 'labels' to be names with numbers, such as {{\"background\": 0, "
+            f'"liver": 1}}, found {content["labels"]!r}. Correct it.'
+        )
     return dict(content)
 
 

@@ -10,7 +10,7 @@ from nnunet_ssl.doctor.checks import files, resources
 from nnunet_ssl.doctor.examine import Request, examine
 from nnunet_ssl.doctor.findings import CHECKS, Finding, Severity, accept, ranked
 from nnunet_ssl.doctor.inventory import check_names, list_cases
-from nnunet_ssl.errors import ConfigError, TaskError
+from nnunet_ssl.errors import ConfigError, DataError, TaskError
 from tests.unit.doctor_facts import case, need, said, study
 
 GOOD = ["imagesTr/a_0000.nii.gz", "imagesTr/b_0000.nii.gz", "labelsTr/a.nii.gz", "labelsTr/b.nii.gz"]
@@ -78,6 +78,14 @@ def test_labels_of_the_first_nnunet_are_named_before_anything_is_read(tmp_path):
     content = JSON | {"labels": {"0": "background", "1": "organ"}}
     (tmp_path / "dataset.json").write_text(json.dumps(content))
     with pytest.raises(TaskError, match="expected names with numbers.*'0': 'background'.*swap"):
+        examine(Request(tmp_path))
+
+
+@pytest.mark.parametrize("labels", [["background", "organ"], None])
+def test_labels_without_numbers_are_refused(tmp_path, labels):
+    names(tmp_path, GOOD)
+    (tmp_path / "dataset.json").write_text(json.dumps(JSON | {"labels": labels}))
+    with pytest.raises(DataError, match="expected 'labels' to be names with numbers"):
         examine(Request(tmp_path))
 
 
