@@ -121,6 +121,11 @@ def _named_structures(held: Mapping[str, set[str]], options: FolderOptions) -> L
     known: dict[str, str] = {}
     for name in found:
         known.setdefault(folded(name), name)
+    if not known:
+        raise DataError(
+            f"No structure is outlined in the masks of {few(held)}. Export them again, or choose other masks "
+            "with --masks."
+        )
     names = options.labels or tuple(known.values())
     if len({folded(name) for name in names}) < len(names):
         raise ConfigError(f"--labels: {', '.join(names)} names a structure twice.")

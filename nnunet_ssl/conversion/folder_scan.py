@@ -100,6 +100,8 @@ def is_dicom(path: Path) -> bool:
         return True
     if ending_of(path) and not ending_of(path)[1:].isdigit():
         return False
+    if not path.is_file():  # a link whose file is gone, a pipe
+        return False
     with path.open("rb") as file:
         file.seek(128)
         return file.read(4) == b"DICM"

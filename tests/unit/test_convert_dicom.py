@@ -183,6 +183,7 @@ def test_files_without_ending_are_known_by_their_content(tmp_path):
     for path in (tmp_path / "in").iterdir():
         path.rename(path.with_name(path.stem.replace("-", "")))
     (tmp_path / "in" / "README").write_text("no DICOM")
+    (tmp_path / "in" / "gone").symlink_to(tmp_path / "nowhere")
     (case,) = planned(tmp_path / "in").plan.cases
     assert case.images[0].func is read_series
 
@@ -306,6 +307,14 @@ def test_structures_may_be_missing_where_the_user_says_so(tmp_path, raw):
     write_dataset(plan.plan)
     assert set(read(raw / NAME / "labelsTr/p1.nii.gz").ravel()) == {0, 1, 2}
     assert set(read(raw / NAME / "labelsTr/p2.nii.gz").ravel()) == {0, 1}
+
+
+def test_masks_without_any_closed_contour_are_refused(tmp_path):
+    slices = write_series(tmp_path / "in" / "p1" / "ct", ct())
+    drawn = {"Liver": [(1, rectangle(1, 1, 3, 3))]}
+    write_structures(tmp_path / "in" / "p1" / "rt.dcm", slices, drawn, "OPEN_PLANAR")
+    with pytest.raises(DataError, match=r"No structure is outlined in the masks of p1\."):
+        planned(tmp_path / "in")
 
 
 def test_structure_smaller_than_a_voxel_is_refused(tmp_path):
