@@ -91,7 +91,7 @@ def pair(
     if orphans and not skip_orphans:
         raise DataError(_orphan_report(orphans, groups))
     for key, several in found.items():
-        _check_parts(groups[key][0], several)
+        _check_parts(groups[key], several)
     names = _identifiers(groups)
     return [
         Pair(names[key], tuple(items), tuple(found.get(key, ())), _subset(items[0], key, found, scan_root))
@@ -237,14 +237,16 @@ def _orphan_report(orphans: Sequence[Item], groups: Mapping[Key, Sequence[Item]]
         )
     shown = few(mask.path for mask in orphans)
     scans = few((items[0].path for items in groups.values()), 3) or "none"
+    numbered = any(_NUMBERED.fullmatch(key[1]) for key in groups)
+    hint = "Channels of a scan count from _0000 without a gap. " if numbered else ""
     return (
-        f"{len(orphans)} mask(s) fit no scan: {shown}. Scans are, for instance, {scans}. Name masks "
+        f"{len(orphans)} mask(s) fit no scan: {shown}. Scans are, for instance, {scans}. {hint}Name masks "
         "like their scans (same name in a folder of masks, or NAME_mask beside NAME), say with --images and "
         "--masks which files are which, or leave these out with --skip-errors."
     )
 
 
-def _check_parts(scan: Item, masks: Sequence[Item]) -> None:
+def _check_parts(scan: Sequence[Item], masks: Sequence[Item]) -> None:
     if len(masks) == 1:
         return
     stems = [stem_of(mask.path) for mask in masks]
@@ -252,9 +254,12 @@ def _check_parts(scan: Item, masks: Sequence[Item]) -> None:
     bases = {match["base"] if match else stem for match, stem in zip(matches, stems, strict=True)}
     numbered = [match for match in matches if match and match["part"]]
     if len(bases) > 1 or len(numbered) < len(masks) - 1:
+        first = scan[0].path
+        renumber = f" If the numbers are those of scans, not of channels, give {first.name} another one."
         raise DataError(
-            f"{scan.path} has several masks: {', '.join(str(m.path) for m in masks)}. Leave one, number the "
-            "parts (NAME_mask_1, NAME_mask_2), or say with --masks which files are the masks."
+            f"{first} has several masks: {few(mask.path for mask in masks)}. Leave one, number the parts "
+            "(NAME_mask_1, NAME_mask_2), or say with --masks which files are the masks."
+            f"{renumber if len(scan) > 1 else ''}"
         )
 
 

@@ -166,6 +166,25 @@ def test_running_numbers_are_no_channels(folder, numbers):
     assert found(folder) == expected | {name: ("train", [f"{name}.nii.gz"]) for name in names[:2]}
 
 
+def test_numbers_that_may_be_of_scans_or_of_channels_are_told(folder):
+    for n in range(3):
+        write(folder / "imagesTr" / f"us_{n:04d}.nii.gz", scan(n))
+        write(folder / "labelsTr" / f"us_{n:04d}.nii.gz", blob())
+    with pytest.raises(DataError, match=r"numbers are those of scans, .*, give us_0000\.nii\.gz another"):
+        planned(folder)
+    for place in ("imagesTr", "labelsTr"):
+        (folder / place / "us_0000.nii.gz").rename(folder / place / "us_0009.nii.gz")
+    assert sorted(found(folder)) == ["us_0001", "us_0002", "us_0009"]
+
+
+def test_channels_that_do_not_count_from_zero_are_told(folder):
+    for n in (1, 2):
+        write(folder / f"a_{n:04d}.nii.gz", scan(n))
+    write(folder / "a_seg.nii.gz", blob())
+    with pytest.raises(DataError, match=r"Channels of a scan count from _0000 without a gap\."):
+        planned(folder)
+
+
 def test_into_takes_running_numbers_for_scans(dataset, tmp_path):
     for n in range(1, 6):
         write(tmp_path / "more" / f"scan_{n:04d}.nii.gz", scan(n))
