@@ -80,10 +80,14 @@ def _structures(file: Path) -> Iterator[tuple[str, Draw]]:
     content = _rtstruct(file)
     names = {roi.ROINumber: str(roi.ROIName) for roi in content.get("StructureSetROISequence", [])}
     for roi in content.get("ROIContourSequence", []):
-        closed = [c for c in roi.get("ContourSequence", []) if c.get("ContourGeometricType", "") in _CLOSED]
+        closed = [c for c in roi.get("ContourSequence", []) if _is_closed(c)]
         name = names.get(roi.ReferencedROINumber, "")
         if closed:
             yield name, partial(_filled, closed, name=f"{file}, {name}")
+
+
+def _is_closed(contour: Any) -> bool:
+    return contour.get("ContourGeometricType") in _CLOSED and bool(contour.get("ContourData"))
 
 
 def _filled(contours: Sequence[Any], scan: sitk.Image, name: str) -> np.ndarray:

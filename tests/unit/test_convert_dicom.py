@@ -351,6 +351,14 @@ def test_structures_not_asked_for_do_no_harm(tmp_path, raw):
     assert read(label).sum() == 9
 
 
+def test_contour_without_points_counts_for_nothing(tmp_path):
+    slices = write_series(tmp_path / "ct", ct())
+    drawn = {"Liver": [(1, rectangle(1, 1, 4, 4)), (2, [])], "Lung": [(1, [])]}
+    write_structures(tmp_path / "rt.dcm", slices, drawn)
+    (label,) = (case.label for case in planned(tmp_path).plan.cases)
+    assert sitk.GetArrayFromImage(label()).sum() == 16
+
+
 @pytest.mark.parametrize("kind", ["CLOSED_PLANAR", "CLOSEDPLANAR_XOR"])
 def test_contour_stored_twice_counts_once(tmp_path, kind):
     slices = write_series(tmp_path / "ct", ct())
