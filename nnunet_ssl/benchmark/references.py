@@ -48,8 +48,8 @@ def check_references(plan: Plan, source: Source, processes: int) -> list[str]:
         Sentences about what is odd, and need not be corrected.
 
     Raises:
-        DataError: a label has another shape or spacing than its scan, or values that dataset.json does not
-            know, or a file cannot be read.
+        DataError: a label has another shape, spacing or place than its scan, or values that dataset.json does
+            not know, or a file cannot be read.
     """
     cases = _tested(plan, source)
     if not cases:
@@ -87,5 +87,5 @@ def _look(job: _Job) -> tuple[list[str], list[str]]:
         return problems, []
     if labels.shape != shape:
         return [f"{job.label}: shape {labels.shape}, its scan has {shape}"], []
-    spacing, place = geometry_differences(expected, geometry, "its scan")
-    return [f"{job.label}: {text}" for text in spacing], [f"{job.label}: {', '.join(place)}"] if place else []
+    wrong, odd = geometry_differences(expected, geometry, "its scan")
+    return [f"{job.label}: {text}" for text in wrong], [f"{job.label}: {', '.join(odd)}"] if odd else []

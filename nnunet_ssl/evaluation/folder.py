@@ -233,8 +233,8 @@ def _score_case(job: _Job) -> tuple[CaseScores | None, list[str]]:
         return None, problems
     if reference.shape != prediction.shape:
         problems.append(f"{job.prediction}: shape {prediction.shape}, the reference has {reference.shape}")
-    spacing, place = geometry_differences(geometry, found)
-    problems += [f"{job.prediction}: {text}" for text in spacing]
+    wrong, odd = geometry_differences(geometry, found)
+    problems += [f"{job.prediction}: {text}" for text in wrong]
     if problems:
         return None, problems
     left_out = reference == job.ignore if job.ignore is not None else None
@@ -243,7 +243,7 @@ def _score_case(job: _Job) -> tuple[CaseScores | None, list[str]]:
         p.label: _score_label(prediction, reference, p.value, left_out, sizes, job.unit == "both")
         for p in job.prompts
     }
-    remarks = [f"{job.prediction}: {text}" for text in place]
+    remarks = [f"{job.prediction}: {text}" for text in odd]
     return CaseScores(job.case, job.task, labels, job.group), remarks
 
 

@@ -20,6 +20,8 @@ from nnunet_ssl.tasks import IGNORE
 
 # Headers keep float32, and writers round: a hundredth of a voxel is no displacement.
 _GEOMETRY_TOLERANCE = 0.01
+# Up to half a voxel the right voxels still lie on each other; nnU-Net, too, goes on with a warning.
+_DISPLACED = 0.5
 
 LabelMap = NDArray[np.unsignedinteger[Any]]
 
@@ -172,8 +174,8 @@ def geometry_differences(
 ) -> tuple[list[str], list[str]]:
     """What differs between the geometries of two files, as nnU-Net's reader gives them.
 
-    Compares spacing, and origin, direction or affine where the reader knows them, with a tolerance of a
-    hundredth of a voxel.
+    Compares spacing, and origin, direction or affine where the reader knows them. A hundredth of a voxel is
+    no difference.
 
     Args:
         reference: what is expected.
@@ -181,30 +183,33 @@ def geometry_differences(
         name: of what is expected, for the phrases.
 
     Returns:
-        Phrases such as ``spacing (1, 1, 2), the reference has (1, 1, 1)``: those on the spacing, which
-        distances depend on, and those on the place, which no score depends on, nor does nnU-Net.
+        Phrases such as ``spacing (1, 1, 2), the reference has (1, 1, 1)``: those that forbid to lay voxel on
+        voxel, and those on a place that is less than half a voxel off.
     """
-    tolerance = _GEOMETRY_TOLERANCE * float(np.min(reference["spacing"]))
+    voxel = float(np.min(reference["spacing"]))
     numbers = _numbers(reference), _numbers(other)
-    spacing: list[str] = []
-    place: list[str] = []
+    wrong: list[str] = []
+    odd: list[str] = []
     for key in sorted(numbers[0].keys() | numbers[1].keys()):
         expected, found = (n.get(key, np.empty(0)) for n in numbers)
         # a cosine acts on the whole width of a scan, hence a stricter tolerance for direction
-        atol = _GEOMETRY_TOLERANCE / 10 if key == "direction" else tolerance
-        if expected.shape != found.shape or not np.allclose(expected, found, rtol=0, atol=atol):
-            phrase = f"{key} {_show(found)}, {name} has {_show(expected)}"
-            (spacing if key == "spacing" else place).append(phrase)
-    return spacing, place
+        unit = 0.1 if key == "direction" else voxel
+        same_kind = expected.shape == found.shape
+        if same_kind and np.allclose(expected, found, rtol=0, atol=_GEOMETRY_TOLERANCE * unit):
+            continue
+        near = same_kind and np.allclose(expected, found, rtol=0, atol=_DISPLACED * unit)
+        phrase = f"{key} {_show(found)}, {name} has {_show(expected)}"
+        (odd if near and key != "spacing" else wrong).append(phrase)
+    return wrong, odd
 
 
 def note_displaced(files: str, others: str, found: Sequence[str]) -> list[str]:
-    """A sentence about files whose headers place them elsewhere than the others; none where none is."""
+    """A sentence about files that headers place a little beside the others; none where none is."""
     if not found:
         return []
     return [
-        f"{len(found)} {files} are placed elsewhere than their {others} by the header, and are scored "
-        f"voxel by voxel all the same: {few(found, 3)}."
+        f"{len(found)} {files} are less than half a voxel beside their {others} by the header, and are "
+        f"scored voxel by voxel all the same: {few(found, 3)}."
     ]
 
 

@@ -68,7 +68,7 @@ def test_a_header_that_is_off_is_a_remark(tmp_path: Path) -> None:
     write(tmp_path / "images" / "a_0000.nii.gz", SCAN)
     write(tmp_path / "labels" / "a.nii.gz", LABEL, origin=(10.02, 20.0, 30.0))
     (remark,) = check(tmp_path, "a")
-    assert remark.startswith("1 test label(s) are placed elsewhere than their scan by the header")
+    assert remark.startswith("1 test label(s) are less than half a voxel beside their scan")
     assert "a.nii.gz: origin (10.02, 20, 30), its scan has (10, 20, 30)" in remark
 
 

@@ -251,7 +251,7 @@ def test_rounded_headers_are_no_difference(tmp_path: Path) -> None:
     assert score(tmp_path).cases[0].labels["liver"].values["Dice"] == 1.0
 
 
-def test_a_header_that_places_a_prediction_elsewhere_is_a_warning(tmp_path: Path) -> None:
+def test_a_header_that_is_a_little_off_is_a_warning(tmp_path: Path) -> None:
     good = blocks((1, 0, 3))
     for case in "ab":
         write(tmp_path / "ref" / f"{case}.nii.gz", good, origin=(10.02, 20.0, 30.0))
@@ -263,8 +263,25 @@ def test_a_header_that_places_a_prediction_elsewhere_is_a_warning(tmp_path: Path
         "holds label(s) 7; dataset.json knows 0, 1, 2"
     ]
     (warning,) = evaluation.warnings
-    assert warning.startswith("1 prediction(s) are placed elsewhere than their reference by the header")
+    assert warning.startswith("1 prediction(s) are less than half a voxel beside their reference")
     assert "a.nii.gz: origin (10, 20, 30), the reference has (10.02, 20, 30)" in warning
+
+
+def test_a_prediction_that_lies_elsewhere_is_not_scored(tmp_path: Path) -> None:
+    good = blocks((1, 0, 3))
+    pair(tmp_path, "right", good, good)
+    for case in ("moved", "turned"):
+        write(tmp_path / "ref" / f"{case}.nii.gz", good, origin=(10.0, 20.0, 30.0))
+    write(tmp_path / "pred" / "moved.nii.gz", good, origin=(10.6, 20.0, 30.0))
+    turned = sitk.GetImageFromArray(good.astype(np.uint8))
+    turned.SetOrigin((10.0, 20.0, 30.0))
+    turned.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
+    sitk.WriteImage(turned, str(tmp_path / "pred" / "turned.nii.gz"))
+    evaluation = score(tmp_path)
+    assert [case.case for case in evaluation.cases] == ["right"] and not evaluation.warnings
+    moved, turned_by = (problem.split(".nii.gz: ")[1] for problem in evaluation.problems)
+    assert moved == "origin (10.6, 20, 30), the reference has (10, 20, 30)"
+    assert turned_by.startswith("direction (-1, 0, 0, 0, -1, 0, 0, 0, 1), the reference has (1, 0, 0")
 
 
 def test_extra_and_misnamed_predictions(tmp_path: Path) -> None:
