@@ -139,7 +139,8 @@ def _training(place: Workplace, run: Run) -> Mapping[str, Any]:
 
 def _scores_of(place: Workplace, run: Run) -> Scores:
     file = place.run(run) / "evaluation.json"
-    return scores_from_json(read_json(file), str(file))
+    # Runs of an older version were scored without groups
+    return scores_from_json(read_json(file), str(file)).grouped(place.settings.group_regex)
 
 
 def _joined(scores: Mapping[Run, Scores], plan: Plan) -> dict[Key, Scores]:

@@ -199,18 +199,16 @@ def test_a_gap_that_is_not_known_is_not_called_little(tmp_path: Path) -> None:
 def test_cases_of_a_group_count_once(tmp_path: Path) -> None:
     results = make_results(tmp_path)
     assert answers(results)[0].dice.size == "12"
-    for run in results.done:
-        file = results.place.run(run) / "evaluation.json"
-        content = json.loads(file.read_text())
-        for i, case in enumerate(content["cases"]):
-            case["group"] = f"p{i // 4}"
-        file.write_text(json.dumps(content))
+    file = tmp_path / "benchmark.json"
+    content = json.loads(file.read_text())
+    content["settings"]["group_regex"] = "^t."  # t00 to t09, t10 and t11
+    file.write_text(json.dumps(content))
     grouped = read_results(tmp_path)
     answer = answers(grouped)[0]
-    assert answer.verdict == "too few cases" and answer.dice.difference == pytest.approx(
-        answers(results)[0].dice.difference
-    )
-    assert "Too few test cases to tell (12 in 3 groups: p cannot be less than 1," in sentence(answer, grouped)
+    assert answer.verdict == "too few cases"
+    assert answer.dice.difference == pytest.approx(answers(results)[0].dice.difference)
+    assert "Too few test cases to tell (12 in 2 groups: p cannot be less than 1," in sentence(answer, grouped)
+    assert "bootstrap over groups of cases" in make_page(grouped).html
 
 
 def test_labelled_cases_are_counted_where_they_are_named(tmp_path: Path) -> None:
