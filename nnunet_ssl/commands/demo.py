@@ -1,7 +1,7 @@
 """Show the whole way, from nothing: draw phantom scans of two tasks, train, predict, score, report.
 
 A baseline and nnUNetTrainerVerSemi get the same few labelled scans and the same number of updates; VerSemi
-sees unlabelled scans as well. It is a benchmark like one on your own data. Takes about 12 minutes on 2
+sees unlabelled scans as well. It is a benchmark like one on your own data. Takes 6 to 12 minutes on 2
 cores. Run again after an interruption, it goes on.
 """
 
