@@ -60,7 +60,7 @@ def make_plan(
     }
     for label in _distinct(drawn, notes):
         folds += drawn[label]
-        notes += _whole_groups(drawn[label], cases, label)
+        notes += _whole_groups(drawn[label][0], cases, label)
     order = {seed: i for i, seed in enumerate(wish.seeds)}
     folds.sort(key=lambda fold: (order[fold.seed], fold.part))
     return Plan(settings, wish, tuple(tuple(test) for test in tests), tuple(folds), tuple(kept)), notes
@@ -175,12 +175,12 @@ def _left_out(cases: Iterable[str], kept: Sequence[str], folder: str) -> list[st
     ]
 
 
-def _whole_groups(folds: Sequence[Fold], cases: Cases, labeled: str) -> list[str]:
-    """What whole groups did not allow, said once for each number of labels."""
+def _whole_groups(fold: Fold, cases: Cases, labeled: str) -> list[str]:
+    """What whole groups did not allow, said of the first fold for each number of labels."""
     if labeled == ALL:
         return []
-    named = [{"train": list(f.train), "val": list(f.val), UNLABELED: list(f.unlabeled)} for f in folds]
-    found = count_notes(named[:1], cases, SplitRequest(labeled=parse_labeled(labeled)))
+    named = {"train": list(fold.train), "val": list(fold.val), UNLABELED: list(fold.unlabeled)}
+    found = count_notes([named], cases, SplitRequest(labeled=parse_labeled(labeled)))
     return [f"--labeled {labeled}: {note.partition(', ')[2]}" for note in found]
 
 

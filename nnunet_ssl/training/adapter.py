@@ -45,7 +45,7 @@ from nnunet_ssl.training.cases import (
     check_tasks,
     unlabeled_files,
 )
-from nnunet_ssl.training.checks import check_batch, check_known_tasks, check_trainable, method_options
+from nnunet_ssl.training.checks import check_batch, check_known_tasks, check_no_cascade, method_options
 from nnunet_ssl.training.curves import TERM, WEIGHT, ended, plot_terms
 from nnunet_ssl.training.loaders import make_loaders
 from nnunet_ssl.training.monitor import Monitor, start_monitor
@@ -79,7 +79,7 @@ class SSLTrainer(nnUNetTrainer, ABC):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008  (nnU-Net's signature)
     ) -> None:
-        check_trainable(type(self), plans, configuration, dataset_json)
+        check_no_cascade(type(self), plans, configuration)
         options = plans.get(BLOCK, {}).get("options", {})
         self.training_config = resolve(TrainingConfig, options, CONFIGS)
         self.method_config = method_options(type(self), plans)

@@ -21,7 +21,7 @@ def check_trainable(
     dataset_json: Mapping[str, Any],
     unlabeled: Iterable[str] = (),
 ) -> None:
-    """Refuse what every training would refuse.
+    """Refuse what every training would refuse; a trainer itself does so by what it makes at its start.
 
     Args:
         trainer: class of ours.
@@ -35,11 +35,16 @@ def check_trainable(
             fit the dataset.
         TaskError: the task of an unlabelled case is needed and not known.
     """
-    if is_cascade(plans, configuration):
-        raise ConfigError(f"{trainer.__name__} cannot train '{configuration}': {NO_CASCADE}")
+    check_no_cascade(trainer, plans, configuration)
     config, table = method_options(trainer, plans), TaskTable.from_dataset_json(dataset_json)
     trainer.network_plans(config, table)
     check_known_tasks(trainer, config, table, unlabeled)
+
+
+def check_no_cascade(trainer: Any, plans: Mapping[str, Any], configuration: str) -> None:
+    """Raise ``ConfigError`` for the cascade's second stage."""
+    if is_cascade(plans, configuration):
+        raise ConfigError(f"{trainer.__name__} cannot train '{configuration}': {NO_CASCADE}")
 
 
 def method_options(trainer: Any, plans: Mapping[str, Any]) -> Any:
