@@ -68,7 +68,9 @@ def items_in(folder: Path) -> tuple[list[Item], list[Path]]:
     unknown: list[Path] = []
     dicom: list[Path] = []
     for directory, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and not _leads_back(Path(directory) / name)
+        )
         for name in sorted(name for name in files if not name.startswith(".")):
             path = Path(directory) / name
             kind = _kind_of(path)
@@ -105,6 +107,11 @@ def is_dicom(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(128)
         return file.read(4) == b"DICM"
+
+
+def _leads_back(folder: Path) -> bool:
+    """Whether a link leads to a directory that it lies in: to follow it would find every scan again."""
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def _kind_of(path: Path) -> Kind | None:

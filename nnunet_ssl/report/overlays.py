@@ -40,6 +40,21 @@ class Panel:
     masks: Sequence[NDArray[np.bool_]]
 
 
+@dataclass(frozen=True)
+class Overlays:
+    """A row for each chosen case and a column for each method.
+
+    Attributes:
+        png: the picture; ``None`` where no case can be shown.
+        shown: rank of each case in it, and the case.
+        missing: why each of the other chosen cases is not in it.
+    """
+
+    png: bytes | None
+    shown: Mapping[str, str]
+    missing: Sequence[str]
+
+
 def chosen_cases(results: Results, labeled: str) -> dict[str, str]:
     """``worst`` and ``median`` to a case, by the mean Dice over all methods, so that none is flattered."""
     means: dict[str, list[float]] = {}
@@ -57,20 +72,16 @@ def chosen_cases(results: Results, labeled: str) -> dict[str, str]:
     return {"worst": worst} | ({"median": median} if median != worst else {})
 
 
-def overlay_picture(results: Results, labeled: str) -> tuple[bytes, dict[str, str]] | None:
-    """PNG with a row for each chosen case and a column for each method; the first seed's predictions.
-
-    Returns:
-        The picture and the cases, or ``None`` where scans or predictions are no longer there.
-    """
-    chosen = chosen_cases(results, labeled)
-    rows = {}
-    for rank, case in chosen.items():
+def overlays(results: Results, labeled: str) -> Overlays:
+    """Worst and median case under every method, as the first seed predicts them."""
+    rows, shown, missing = {}, {}, []
+    for rank, case in chosen_cases(results, labeled).items():
         try:
             rows[f"{rank}: {case}"] = _row(results, labeled, case)
-        except DataError:
-            continue
-    return (_draw(rows, _names(results)), chosen) if rows else None
+            shown[rank] = case
+        except DataError as error:
+            missing.append(f"{rank} case {case}: {error}")
+    return Overlays(_draw(rows, _names(results)) if rows else None, shown, missing)
 
 
 def _names(results: Results) -> list[str]:

@@ -15,7 +15,7 @@ from nnunet_ssl.evaluation import bootstrap
 from nnunet_ssl.report.answers import answers, headline, sentence
 from nnunet_ssl.report.forest import difference_plot, watching_plot
 from nnunet_ssl.report.headroom import headroom_notes
-from nnunet_ssl.report.overlays import overlay_picture
+from nnunet_ssl.report.overlays import overlays
 from nnunet_ssl.report.plots import efficiency_plot, training_plot
 from nnunet_ssl.report.repeat import command, facts, options_by_method
 from nnunet_ssl.report.results import Results, short_name
@@ -95,7 +95,7 @@ def make_page(results: Results) -> Page:
         for plot in [training_plot(results, method)]
         if plot is not None
     ]
-    cases = _case_pictures(results)
+    cases, unseen = _case_pictures(results)
     context = {
         "settings": results.place.settings,
         "headline": line,
@@ -117,6 +117,7 @@ def make_page(results: Results) -> Page:
         "efficiency": efficiency,
         "training": training,
         "cases": cases,
+        "unseen": unseen,
         "facts": facts(results),
         "command": command(results.plan),
         "options": options_by_method(results),
@@ -157,17 +158,21 @@ def _picture(file: str, caption: str, svg: str | None) -> Picture | None:
     return None if svg is None else Picture(file, caption, svg.encode())
 
 
-def _case_pictures(results: Results) -> list[Picture]:
-    pictures = []
+def _case_pictures(results: Results) -> tuple[list[Picture], list[str]]:
+    """Pictures of test cases, and what cannot be shown."""
+    pictures, missing = [], []
     # The baseline with all labels stands beside those with fewer: it needs no picture of its own
     compared = any(results.seeds((m, ALL)) for m in results.methods if m != BASELINE)
     for labeled in results.labels:
-        drawn = overlay_picture(results, labeled) if labeled != ALL or compared else None
-        if drawn is not None:
-            ranks = ", ".join(f"{rank} case {case}" for rank, case in drawn[1].items())
-            caption = f"{results.name_of_labels(labeled)}: {ranks} (by the mean Dice of all methods)."
-            pictures.append(Picture(f"cases_{labeled}.png", caption, drawn[0]))
-    return pictures
+        if labeled == ALL and not compared:
+            continue
+        drawn, name = overlays(results, labeled), results.name_of_labels(labeled)
+        missing += [f"{name}, {text}" for text in drawn.missing]
+        if drawn.png is not None:
+            ranks = ", ".join(f"{rank} case {case}" for rank, case in drawn.shown.items())
+            caption = f"{name}: {ranks} (by the mean Dice of all methods)."
+            pictures.append(Picture(f"cases_{labeled}.png", caption, drawn.png))
+    return pictures, missing
 
 
 def _state(results: Results) -> str:

@@ -135,6 +135,9 @@ HTML = (
     + _CASES
     + """</p>
 {% endif %}
+{% if unseen %}
+<p class="soft">Cases without a picture: {{ unseen | join("; ") }}</p>
+{% endif %}
 {% if training %}
 <h2>What happened in training</h2>
 <p class="soft">"""
@@ -261,6 +264,10 @@ To do: {{ missing | join(", ") }}
 """
     + _CASES
     + """
+
+{% endif %}
+{% if unseen %}
+Cases without a picture: {{ unseen | join("; ") }}
 
 {% endif %}
 {% if training %}

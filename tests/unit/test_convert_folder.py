@@ -14,6 +14,7 @@ from nnunet_ssl.conversion import convert_case, into
 from nnunet_ssl.conversion.cases import Case, files_of
 from nnunet_ssl.conversion.folder import plan_folder
 from nnunet_ssl.conversion.folder_options import FolderOptions
+from nnunet_ssl.conversion.folder_scan import items_in
 from nnunet_ssl.conversion.images import read_label_picture
 from nnunet_ssl.errors import ConfigError, DataError
 from tests.unit.convert_files import NAME, blob, files, gray, itk, picture, read, scan, write
@@ -114,6 +115,16 @@ def test_same_names_in_several_folders_get_longer_names(folder):
         write(folder / site / "images" / "p1.nii.gz", scan())
         write(folder / site / "masks" / "p1.nii.gz", blob())
     assert found(folder) == {f"{site}_p1": ("train", ["p1.nii.gz"]) for site in "ab"}
+
+
+def test_links_that_lead_back_are_not_followed(folder, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    write(elsewhere / "b.nii.gz", scan())
+    write(folder / "site" / "a.nii.gz", scan())
+    (folder / "site" / "again").symlink_to(folder, target_is_directory=True)
+    (folder / "site" / "more").symlink_to(elsewhere, target_is_directory=True)
+    items, unknown = items_in(folder)
+    assert [item.path.name for item in items] == ["a.nii.gz", "b.nii.gz"] and not unknown
 
 
 def test_patterns_where_names_tell_nothing(folder):

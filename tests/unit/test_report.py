@@ -24,7 +24,7 @@ from nnunet_ssl.errors import DataError
 from nnunet_ssl.report.answers import answers, bounds, headline, p_value, percent, points, sentence, signed
 from nnunet_ssl.report.forest import difference_plot, watching_plot
 from nnunet_ssl.report.headroom import headroom, headroom_notes
-from nnunet_ssl.report.overlays import chosen_cases, overlay_picture
+from nnunet_ssl.report.overlays import chosen_cases, overlays
 from nnunet_ssl.report.page import make_page
 from nnunet_ssl.report.plots import efficiency_plot, training_plot
 from nnunet_ssl.report.results import Results, read_results
@@ -511,27 +511,31 @@ def write_map(file: Path, value: Any) -> None:
 def test_worst_and_median_cases(tmp_path: Path) -> None:
     results = make_results(tmp_path)
     assert chosen_cases(results, "2") == {"worst": "t00", "median": "t06"}
-    assert overlay_picture(results, "2") is None  # no scans
+    nothing = overlays(results, "2")
+    assert nothing.png is None and not nothing.shown
+    assert nothing.missing[0] == "worst case t00: The scan of t00 is no longer there."
+    for text in (make_page(results).html, make_page(results).markdown):
+        assert "Cases without a picture: 2 labels, worst case t00: The scan of t00" in text
     place = results.place
     for case in ("t00", "t06"):
         write_map(place.test_images(0) / f"{case}_0000.nii.gz", 1.5)
         write_map(place.test_labels(0) / f"{case}.nii.gz", 1)
         for run in results.done:
             write_map(place.run(run) / "predictions" / f"{case}.nii.gz", 1)
-    drawn = overlay_picture(results, "2")
-    assert drawn is not None and drawn[0].startswith(b"\x89PNG")
+    drawn = overlays(results, "2")
+    assert drawn.png is not None and drawn.png.startswith(b"\x89PNG") and not drawn.missing
     page = make_page(results)
-    assert "worst case t00, median case t06" in page.html
+    assert "worst case t00, median case t06" in page.html and "without a picture" not in page.html
     begun = {key: scores for key, scores in results.scores.items() if key[0] == BASELINE}
     names = [picture.file for picture in make_page(dataclasses.replace(results, scores=begun)).pictures]
     assert "cases_2.png" in names and "cases_all.png" not in names  # before any method is done
     (place.run(next(iter(results.done))) / "predictions" / "t00.nii.gz").unlink()
-    again = overlay_picture(results, "2")
-    assert again is not None and again[0] != drawn[0] and again[1] == drawn[1]  # without that panel
+    again = overlays(results, "2")
+    assert again.png is not None and again.png != drawn.png and again.shown == drawn.shown
     for case in ("t00", "t06"):
         (place.test_labels(0) / f"{case}.nii.gz").unlink()
-        alone = overlay_picture(results, "2")
-        assert (alone is None) == (case == "t06")  # rows without a reference are left out
+        alone = overlays(results, "2")
+        assert (alone.png is None) == (case == "t06")  # rows without a reference are left out
 
 
 # The page
