@@ -1,8 +1,9 @@
 """Make a variant of a plans file: options of the trainers, and a few plan values of one configuration.
 
 The variant has a name of its own, and so have its results; preprocessed data are shared. Use it with
-nnUNetv2_train ... -p NEWPLANS, with our trainers or with the stock one. --list shows the options. Values of a
-configuration (-c): features_per_stage=8,16,32 (fewer numbers cut stages), patch_size=24,40,48, batch_size=2,
+nnUNetv2_train ... -p NEWPLANS. --list shows the options, which our trainers read; the stock nnUNetTrainer
+does not (nnUNetTrainerSSLSupervised is its like that does). Values of a configuration (-c), which every
+trainer reads: features_per_stage=8,16,32 (fewer numbers cut stages), patch_size=24,40,48, batch_size=2,
 batch_dice=true.
 """
 

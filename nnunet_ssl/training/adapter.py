@@ -49,7 +49,7 @@ from nnunet_ssl.training.checks import check_batch, check_known_tasks, check_no_
 from nnunet_ssl.training.curves import TERM, WEIGHT, ended, plot_terms
 from nnunet_ssl.training.loaders import make_loaders
 from nnunet_ssl.training.monitor import Monitor, start_monitor
-from nnunet_ssl.training.networks import bare_network
+from nnunet_ssl.training.networks import bare_network, stock_network
 from nnunet_ssl.training.previews import save_previews
 from nnunet_ssl.training.random_state import seed_everything
 from nnunet_ssl.training.resume import (
@@ -65,11 +65,12 @@ from nnunet_ssl.training.validation import OwnLabels, merge_task_validations
 class SSLTrainer(nnUNetTrainer, ABC):
     """nnU-Net trainer that asks a method for its losses.
 
-    A final trainer names its ``method_config`` class and builds method and network; it overrides nothing
-    else.
+    A final trainer names its ``method_config_class`` and builds its method, and its network where that is
+    another; it overrides nothing else.
     """
 
     method_config_class: ClassVar[type]
+    build_network_architecture = staticmethod(stock_network)
 
     def __init__(
         self,

@@ -22,5 +22,6 @@ def find_trainer(name: str) -> Any:
             return recursive_find_trainer_class_by_name(name)
     except RuntimeError as error:
         raise ConfigError(
-            f"nnU-Net finds no trainer {name}. Correct the name; 'nnUNetv2_ssl env' lists ours."
+            f"nnU-Net finds no trainer {name}. Correct the name: README.md lists ours, 'nnUNetv2_ssl env' "
+            "says whether nnU-Net finds them."
         ) from error

@@ -14,6 +14,7 @@ from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_ssl.errors import ConfigError
+from nnunet_ssl.inference.prompts import restrict_to_wished_task
 
 
 def planned_network(
@@ -32,6 +33,20 @@ def planned_network(
         allow_init=True,
         deep_supervision=deep_supervision,
     )
+
+
+def stock_network(
+    plans_manager: PlansManager,
+    configuration_manager: ConfigurationManager,
+    num_input_channels: int,
+    num_output_channels: int,
+    enable_deep_supervision: bool = True,
+) -> nn.Module:
+    """A trainer's ``build_network_architecture``: the planned one, of whose labels one may ask for some."""
+    network = planned_network(
+        configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+    )
+    return restrict_to_wished_task(network, plans_manager.plans, num_output_channels)
 
 
 def network_of_plans(

@@ -86,7 +86,7 @@ def check_sides(study: Study) -> list[Finding]:
     if not pairs:
         return []
     found = f"Labels tell left from right ({', '.join(pairs)}), but nnU-Net mirrors all axes of a patch."
-    todo = "Leave out the left-right axis, in axial scans the last: configure --set mirror_axes=0,1."
+    todo = "Leave out the left-right axis, in axial scans the last: configure --set mirror_axes=0,1 (2d: 0,)."
     return [Finding(Severity.NOTE, "sides", found, todo)]
 
 
