@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class NNUNetSSLError(Exception):
@@ -26,3 +26,16 @@ def few(names: Iterable[object], most: int = 5) -> str:
     shown = [str(name) for name in names]
     more = f" and {len(shown) - most} more" if len(shown) > most else ""
     return ", ".join(shown[:most]) + more
+
+
+def listing(heading: str, problems: Sequence[str], most: int = 20) -> str:
+    """A message that lists problems below each other, the first of them, and says how many more there are."""
+    shown = list(problems[:most])
+    more = [f"... and {len(problems) - most} more"] if len(problems) > most else []
+    return "\n".join([heading, *(f"  {problem}" for problem in shown + more)])
+
+
+def reason(error: object) -> str:
+    """The last line of an error, where libraries say what is wrong; its type where it has no words."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

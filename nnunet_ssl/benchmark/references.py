@@ -11,8 +11,7 @@ from tqdm import tqdm
 
 from nnunet_ssl.benchmark.plan import Plan
 from nnunet_ssl.benchmark.source import ImagesAndLabel, Source
-from nnunet_ssl.errors import DataError
-from nnunet_ssl.evaluation.folder import listing
+from nnunet_ssl.errors import DataError, listing
 from nnunet_ssl.evaluation.reading import (
     find_reader,
     geometry_differences,

@@ -78,8 +78,8 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.ref is None:
         raise ConfigError("-ref FOLDER is needed: the label files to score the predictions against.")
+    from nnunet_ssl.errors import listing
     from nnunet_ssl.evaluation.export import csv_rows
-    from nnunet_ssl.evaluation.folder import listing
     from nnunet_ssl.evaluation.table import show
 
     output = args.o or args.pred / FILE_NAME
@@ -115,9 +115,9 @@ def _content(args: argparse.Namespace, prediction: Path, evaluation: Evaluation)
 
 
 def _compare(args: argparse.Namespace) -> None:
+    from nnunet_ssl.errors import listing
     from nnunet_ssl.evaluation.compare import compare
     from nnunet_ssl.evaluation.export import comparison_json
-    from nnunet_ssl.evaluation.folder import listing
     from nnunet_ssl.evaluation.scores import scores_from_json
     from nnunet_ssl.evaluation.table import show_comparison
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ssl.errors import DataError
+from nnunet_ssl.errors import DataError, reason
 
 VOLUMES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".gipl")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -62,7 +62,7 @@ def read_volume(path: Path) -> sitk.Image:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         if "orthonormal" not in str(error):
-            raise DataError(f"{path} is unreadable: {_last_line(error)}") from error
+            raise DataError(f"{path} is unreadable: {reason(error)}") from error
         return _straightened(path)
     size = image.GetSize()
     if len(size) > 3 and all(n == 1 for n in size[3:]):  # a fourth dimension that holds one volume
@@ -94,7 +94,7 @@ def read_picture(path: Path, gray: bool = True) -> sitk.Image:
     try:
         pixels = np.asarray(io.imread(path))
     except Exception as error:  # each of the libraries beneath fails in its own way
-        raise DataError(f"{path} is unreadable: {_last_line(error)}") from error
+        raise DataError(f"{path} is unreadable: {reason(error)}") from error
     if pixels.ndim == 3 and pixels.shape[-1] in (2, 4):
         pixels = pixels[..., :-1]
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
@@ -183,7 +183,7 @@ def array_keys(path: Path) -> list[str]:
         with _h5py().File(path, "r") as file:
             return [key for key in file if hasattr(file[key], "shape")]
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} is unreadable: {_last_line(error)}") from error
+        raise DataError(f"{path} is unreadable: {reason(error)}") from error
 
 
 def write_image(image: sitk.Image, path: Path) -> None:
@@ -221,7 +221,7 @@ def _load_array(path: Path, key: str) -> np.ndarray:
         with _h5py().File(path, "r") as file:
             return np.asarray(file[key][()])
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} is unreadable: {_last_line(error)}") from error
+        raise DataError(f"{path} is unreadable: {reason(error)}") from error
 
 
 def _h5py() -> Any:
@@ -242,7 +242,7 @@ def _straightened(path: Path, frame: int | None = None) -> sitk.Image:
         array = np.asanyarray(pixels).T
     except (OSError, EOFError, IndexError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
         where = f"{path}" if frame is None else f"{path}, frame {frame},"
-        raise DataError(f"{where} is unreadable: {_last_line(error)}") from error
+        raise DataError(f"{where} is unreadable: {reason(error)}") from error
     affine = (
         np.diag([-1.0, -1.0, 1.0, 1.0]) @ nifti.affine
     )  # NIfTI counts right and anterior, ITK left, posterior
@@ -257,7 +257,3 @@ def _straightened(path: Path, frame: int | None = None) -> sitk.Image:
     image.SetOrigin([float(v) for v in affine[:3, 3]])
     image.SetDirection([float(v) for v in nearest.ravel()])
     return image
-
-
-def _last_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()

@@ -31,7 +31,7 @@ from nnunet_ssl.conversion.dataset_plan import (
 )
 from nnunet_ssl.conversion.merge_files import replace_folder
 from nnunet_ssl.conversion.recipes import register
-from nnunet_ssl.errors import DataError
+from nnunet_ssl.errors import DataError, listing
 from nnunet_ssl.parallel import run_jobs
 
 LOG = "converted.jsonl"
@@ -134,12 +134,11 @@ def convert_all(jobs: Sequence[Job], processes: int, total: int) -> Iterator[Out
 
 
 def _report(failures: Sequence[Outcome], total: int) -> str:
-    shown = "\n".join(f"  {f.case}: {f.failure}" for f in failures[:10])
-    more = f"\n  and {len(failures) - 10} more" if len(failures) > 10 else ""
+    heading = f"{len(failures)} of {total} cases could not be converted:"
     return (
-        f"{len(failures)} of {total} cases could not be converted:\n{shown}{more}\nCorrect these files and "
-        "run the same command again (the other cases are kept and not converted again), or add --skip-errors "
-        "to go on without them."
+        f"{listing(heading, [f'{f.case}: {f.failure}' for f in failures])}\nCorrect these files and run "
+        "the same command again (the other cases are kept and not converted again), or add --skip-errors to "
+        "go on without them."
     )
 
 

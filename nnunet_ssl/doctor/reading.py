@@ -16,6 +16,7 @@ from nnunet_ssl.doctor.facts import QUANTILE_LEVELS, CaseFacts, ChannelFacts, Ge
 from nnunet_ssl.doctor.inventory import CaseFiles
 from nnunet_ssl.doctor.nifti import count_nonfinite
 from nnunet_ssl.doctor.thumbnails import thumbnail
+from nnunet_ssl.errors import reason
 
 _SAMPLE = 200_000  # voxels that quantiles are taken from
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
@@ -63,12 +64,6 @@ def _why(file: Path, error: BaseException) -> str:
     if file.is_symlink() and not file.exists():
         return f"a link to {file.readlink()}, which is not there"
     return reason(error)
-
-
-def reason(error: BaseException) -> str:
-    """The last line of an error's message, where libraries say what is wrong, or its type."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
 
 
 def geometry(shape: tuple[int, ...], properties: Mapping[str, Any]) -> Geometry:

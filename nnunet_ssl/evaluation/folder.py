@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from nnunet_ssl.conversion.split import group_key
-from nnunet_ssl.errors import DataError, TaskError
+from nnunet_ssl.errors import DataError, TaskError, listing
 from nnunet_ssl.evaluation.metrics import METRICS, scores
 from nnunet_ssl.evaluation.reading import (
     LabelMap,
@@ -36,7 +36,6 @@ from nnunet_ssl.tasks import LabelValue, Prompt, TaskTable
 Unit = Literal["mm", "voxel", "both"]
 
 _VOXEL_METRICS = {"HD95": "HD95_voxel", "ASD": "ASD_voxel"}  # beside those in mm, with unit "both"
-_MAX_SHOWN = 20  # problems listed in one message
 
 
 @dataclass(frozen=True)
@@ -171,13 +170,6 @@ def evaluate_folder(
     if not cases:
         raise DataError(listing(f"{prediction} cannot be scored against {reference}:", problems))
     return Evaluation(cases, tasks, unit, warnings, problems)
-
-
-def listing(heading: str, problems: list[str]) -> str:
-    """A message that lists problems, the first twenty of them."""
-    shown = problems[:_MAX_SHOWN]
-    more = [f"... and {len(problems) - len(shown)} more"] if len(problems) > len(shown) else []
-    return "\n".join([heading, *(f"  {p}" for p in shown + more)])
 
 
 def _match(

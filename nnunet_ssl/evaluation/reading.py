@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_ssl.errors import DataError, few
+from nnunet_ssl.errors import DataError, few, reason
 from nnunet_ssl.tasks import IGNORE
 
 # Headers keep float32, and writers round: a hundredth of a voxel is no displacement.
@@ -61,7 +61,7 @@ def find_reader(dataset_json: Mapping[str, Any], examples: Sequence[Path]) -> ty
                     dict(dataset_json), str(example), verbose=False
                 )
         except RuntimeError:
-            failures.append(f"{example}: no reader of nnU-Net can open it. {_last_line(said.getvalue())}")
+            failures.append(f"{example}: no reader of nnU-Net can open it. {reason(said.getvalue())}")
     raise DataError(failures[0] if failures else "There is no file to read.")
 
 
@@ -91,7 +91,7 @@ def read_labels(
         with contextlib.redirect_stdout(io.StringIO()):  # the tif reader comments on each file
             array, geometry = reader().read_seg(str(file))
     except Exception as error:  # whatever the reader's library raises, the user needs the file's name
-        problems.append(f"{file}: cannot be read ({_last_line(str(error))})")
+        problems.append(f"{file}: cannot be read ({reason(error)})")
         return None, {}
     if len(array) != 1:
         problems.append(f"{file}: holds {len(array)} channels, expected a map of labels")
@@ -117,7 +117,7 @@ def read_image(files: Sequence[Path], dataset_json: Mapping[str, Any]) -> tuple[
         with contextlib.redirect_stdout(io.StringIO()):
             array, properties = reader().read_images([str(f) for f in files])
     except Exception as error:  # as above
-        raise DataError(f"{files[0]}: cannot be read ({_last_line(str(error))})") from error
+        raise DataError(f"{files[0]}: cannot be read ({reason(error)})") from error
     spacing = properties["spacing"] if knows_spacing(reader) else [1.0] * (array.ndim - 1)
     return array, [float(s) for s in spacing]
 
@@ -148,7 +148,7 @@ def read_geometry(file: Path, reader: type) -> tuple[tuple[int, ...], Mapping[st
         with contextlib.redirect_stdout(io.StringIO()):
             array, geometry = reader().read_images([str(file)])
     except Exception as error:  # as above
-        raise DataError(f"{file}: cannot be read ({_last_line(str(error))})") from error
+        raise DataError(f"{file}: cannot be read ({reason(error)})") from error
     return array.shape[1:], geometry
 
 
@@ -225,8 +225,3 @@ def _numbers(properties: Mapping[str, Any]) -> dict[str, NDArray[np.float64]]:
 
 def _show(values: NDArray[np.float64]) -> str:
     return "(" + ", ".join(f"{v:.6g}" for v in values) + ")"
-
-
-def _last_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[-1] if lines else "no reason given"
