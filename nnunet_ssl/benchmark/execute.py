@@ -13,7 +13,7 @@ from nnunet_ssl.benchmark.steps import Steps
 from nnunet_ssl.benchmark.workplace import DONE, FAILED
 from nnunet_ssl.conversion.dataset_json import write_json_atomically
 from nnunet_ssl.errors import DataError, NNUNetSSLError
-from nnunet_ssl.inference.prompts import TASK_VARIABLE
+from nnunet_ssl.inference.sentences import WISHES
 from nnunet_ssl.locks import BusyError, locked
 from nnunet_ssl.steps import run_steps
 
@@ -95,8 +95,9 @@ def do_run(steps: Steps, run: Run) -> None:
         (folder / FAILED).unlink(missing_ok=True)  # of an earlier try
         try:
             todo = steps.of(run)
-            # A task that the user asks for in his shell is none that the benchmark asks for
-            seconds = run_steps(todo, folder, {TASK_VARIABLE: "", **place.environment}, lock)
+            # What the user asks for in his shell is nothing that the benchmark asks for
+            nothing = dict.fromkeys(WISHES, "")
+            seconds = run_steps(todo, folder, {**nothing, **place.environment}, lock)
         except Exception as error:
             message = _message(error)
             write_json_atomically(folder / FAILED, {"run": run.name, "error": message})

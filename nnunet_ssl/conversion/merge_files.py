@@ -98,7 +98,13 @@ def place_file(source: Path, target: Path, copy: bool) -> str:
             except (OSError, NotImplementedError):
                 continue
             return how
-    shutil.copyfile(source, target)
+    # Under another name first: half a copy that an interruption leaves would count as there
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
     return "copied"
 
 

@@ -281,9 +281,10 @@ def _cut_stages(architecture: dict[str, Any], features: Sequence[int], name: str
             f"{network}, the network of configuration {name}, has no features_per_stage to set."
         )
     stages, planned = len(features), kwargs["n_stages"]
-    if not 2 <= stages <= planned or min(features) < 1:
+    # With two stages, deep supervision has one scale, to which nnU-Net gives no weight: its loss is NaN
+    if not 3 <= stages <= planned or min(features) < 1:
         raise ConfigError(
-            f"features_per_stage: expected 2 to {planned} positive numbers, as configuration {name} is "
+            f"features_per_stage: expected 3 to {planned} positive numbers, as configuration {name} is "
             f"planned with {planned} stages ({show(kwargs['features_per_stage'])}), got {show(features)}."
         )
     kwargs["features_per_stage"], kwargs["n_stages"] = list(features), stages

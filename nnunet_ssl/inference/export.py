@@ -38,11 +38,11 @@ from nnunet_ssl.inference.exported import (
     stock_network,
 )
 from nnunet_ssl.inference.prompts import TASK_VARIABLE
+from nnunet_ssl.inference.sentences import WISHES
 from nnunet_ssl.tasks import TaskTable
 from nnunet_ssl.training.networks import bare_network
 
 RECORD = "nnunet_ssl_export.json"
-_OUR_VARIABLES = "nnUNet_ssl_"
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def _under_plans(source: Source, plans: Mapping[str, Any]) -> Iterator[Source]:
 
 @contextlib.contextmanager
 def _environment_without_wishes(task: str | None) -> Iterator[None]:
-    before = {k: os.environ.pop(k) for k in list(os.environ) if k.startswith(_OUR_VARIABLES)}
+    before = {name: os.environ.pop(name) for name in WISHES if name in os.environ}
     if task is not None:
         os.environ[TASK_VARIABLE] = task
     try:

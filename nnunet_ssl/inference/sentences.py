@@ -26,6 +26,7 @@ from nnunet_ssl.tasks import Embedding, TaskTable
 
 PROMPTS_VARIABLE = "nnUNet_ssl_prompts"
 UNSEEN_VARIABLE = "nnUNet_ssl_unseen"
+WISHES = (TASK_VARIABLE, PROMPTS_VARIABLE, UNSEEN_VARIABLE)  # what one may ask of a network at prediction
 
 
 @dataclass(frozen=True)

@@ -575,15 +575,16 @@ def test_a_run_whose_files_are_broken_can_be_done_again(nnunet: Path) -> None:
     assert order.read_text().splitlines() == [run.name, run.name]
 
 
-def test_a_task_asked_for_in_the_shell_is_not_asked_for_here(
-    nnunet: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("wish", ["nnUNet_ssl_task", "nnUNet_ssl_prompts", "nnUNet_ssl_unseen"])
+def test_what_is_asked_for_in_the_shell_is_not_asked_for_here(
+    nnunet: Path, monkeypatch: pytest.MonkeyPatch, wish: str
 ) -> None:
     steps, order = fake(nnunet)
-    monkeypatch.setenv("nnUNet_ssl_task", "left")
+    monkeypatch.setenv(wish, "left")
 
     class Asking(Fake):
         def of(self, run: Run) -> list[Any]:
-            code = f"import os; open({str(order)!r}, 'w').write(os.environ['nnUNet_ssl_task'])"
+            code = f"import os; open({str(order)!r}, 'w').write(os.environ[{wish!r}])"
             return [python(code)]
 
     do_run(Asking(steps.place, steps.plan, steps.source), steps.plan.runs()[0])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from argparse import ArgumentParser
 from pathlib import Path
 
@@ -222,6 +223,16 @@ def test_without_symbolic_links_hard_links_then_copies(raw, monkeypatch):
     assert (raw / "hard").stat().st_ino == source.stat().st_ino
     monkeypatch.setattr(os, "link", refuse)
     assert place_file(source, raw / "copy", copy=False) == "copied"
+    before = set(raw.iterdir())
+
+    def interrupted(_: Path, target: Path) -> None:
+        target.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "copyfile", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        place_file(source, raw / "later", copy=True)
+    assert set(raw.iterdir()) == before  # nothing half, by whatever name
     assert (raw / "copy").read_text() == "scan"
 
 
