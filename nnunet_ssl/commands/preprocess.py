@@ -23,26 +23,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Preprocess every configuration asked for."""
     from nnunetv2.configuration import default_num_processes
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    from nnunet_ssl.conversion.dataset_json import find_dataset, read_json, root_folder
+    from nnunet_ssl.conversion.dataset_json import find_dataset, read_dataset_json, root_folder
+    from nnunet_ssl.conversion.plans import read_plans, resolve_configuration
     from nnunet_ssl.data.layout import IMAGES_UNLABELED
     from nnunet_ssl.data.preprocessing import Recipe, preprocess_unlabeled, unlabeled_folder
-    from nnunet_ssl.errors import ConfigError, DataError
+    from nnunet_ssl.errors import DataError
 
     name = find_dataset(args.d)
     raw, preprocessed = root_folder("raw") / name, root_folder("preprocessed") / name
-    plans = read_json(preprocessed / f"{args.p}.json")
+    plans, images = read_plans(preprocessed, args.p), raw / IMAGES_UNLABELED
     for configuration in args.c:
-        if configuration not in plans["configurations"]:
-            known = ", ".join(plans["configurations"])
-            raise ConfigError(f"{args.p} of {name} has no configuration '{configuration}'. It has: {known}.")
-        identifier = PlansManager(plans).get_configuration(configuration).data_identifier
+        identifier = resolve_configuration(plans, configuration)["data_identifier"]
         folder = unlabeled_folder(preprocessed, identifier)
-        recipe = Recipe(plans, configuration, read_json(preprocessed / "dataset.json"), folder)
-        ready = preprocess_unlabeled(recipe, raw / IMAGES_UNLABELED, args.np or default_num_processes)
+        recipe = Recipe(plans, configuration, read_dataset_json(preprocessed), folder)
+        here = images if images.is_dir() else None
+        ready = preprocess_unlabeled(recipe, here, args.np or default_num_processes)
         if not ready:
-            raise DataError(
-                f"No scans in {raw / IMAGES_UNLABELED}. Put unlabelled scans (CASE_0000...) there."
-            )
+            raise DataError(f"No scans in {images}. Put unlabelled scans (CASE_0000...) there.")
         print(f"{configuration}: {len(ready)} unlabelled scan(s) ready in {folder}")

@@ -134,6 +134,12 @@ def read_dataset_json(folder: Path) -> dict[str, Any]:
     return dict(content)
 
 
+def channel_names(dataset_json: Mapping[str, Any]) -> list[str]:
+    """Names of the channels as nnU-Net orders them; old datasets call them ``modality``."""
+    named = dataset_json.get("channel_names") or dataset_json.get("modality") or {}
+    return [str(name) for name in named.values()]
+
+
 def training_cases(folder: Path, dataset_json: Mapping[str, Any]) -> dict[str, tuple[list[Path], Path]]:
     """Images and label file of each labelled case of a raw dataset, as nnU-Net finds them.
 
@@ -170,7 +176,7 @@ def write_json_atomically(path: Path, obj: Any) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
-            json.dump(obj, file, indent=4, ensure_ascii=False)
+            json.dump(obj, file, indent=4)  # ASCII: nnU-Net reads in the encoding of the machine
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())

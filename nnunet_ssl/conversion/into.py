@@ -11,6 +11,7 @@ from typing import Any
 from nnunet_ssl.conversion.cases import Case, check_unique, files_of, fingerprint, image_folder
 from nnunet_ssl.conversion.convert_case import Job, targets
 from nnunet_ssl.conversion.dataset_json import (
+    channel_names,
     dataset_folder,
     described_folders,
     existing_folder,
@@ -24,7 +25,7 @@ from nnunet_ssl.conversion.folder_options import FolderOptions
 from nnunet_ssl.conversion.images import PICTURES
 from nnunet_ssl.conversion.writer import convert_all
 from nnunet_ssl.data.layout import list_images
-from nnunet_ssl.errors import DataError, few
+from nnunet_ssl.errors import DataError, few, listing
 
 ADDED = "added.json"  # beside the scans: what each was made from
 
@@ -116,7 +117,7 @@ def _plan(
     cases: Sequence[Case], notes: Sequence[str], content: Mapping[str, Any], name: str, target: Path
 ) -> AddPlan:
     ending = content["file_ending"]
-    channels = len(content.get("channel_names") or content.get("modality", ()))
+    channels = len(channel_names(content))
     if not channels:
         raise DataError(f"dataset.json of {name} lacks 'channel_names', which nnU-Net demands. Add it.")
     gray = not (ending in PICTURES and channels == 3)
@@ -213,9 +214,10 @@ def add_scans(plan: AddPlan, processes: int = 1, copy: bool = False, skip_errors
             for path in {*plan.paths(case)} - old:
                 path.unlink(missing_ok=True)
     if failed and not skip_errors:
-        shown = "\n".join(f"  {case}: {reason}" for case, reason in list(failed.items())[:10])
+        heading = f"{len(failed)} of {len(plan.cases)} scans could not be added:"
+        problems = [f"{case}: {failure}" for case, failure in failed.items()]
         raise DataError(
-            f"{len(failed)} of {len(plan.cases)} scans could not be added:\n{shown}\nThe others were. "
-            "Correct these and run the same command again, or add --skip-errors."
+            f"{listing(heading, problems)}\nThe others were. Correct these and run the same command again, "
+            "or add --skip-errors."
         )
     return len(outcomes) - len(failed)

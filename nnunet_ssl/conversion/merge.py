@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ssl.conversion.dataset_json import (
+    channel_names,
     check_new_name,
     dataset_folder,
     find_dataset,
@@ -67,8 +68,7 @@ class Source:
     @cached_property
     def channels(self) -> list[str]:
         """Names of the channels in order."""
-        names = self.dataset_json.get("channel_names") or self.dataset_json.get("modality") or {}
-        return [str(names[key]) for key in sorted(names, key=int)]
+        return channel_names(self.dataset_json)
 
     @cached_property
     def first_image(self) -> list[str]:

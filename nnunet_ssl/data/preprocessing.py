@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,14 +26,15 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tqdm import tqdm
 
-from nnunet_ssl.conversion.dataset_json import write_json_atomically
+from nnunet_ssl.conversion.dataset_json import channel_names, read_json, write_json_atomically
 from nnunet_ssl.data.layout import list_images
-from nnunet_ssl.errors import DataError
+from nnunet_ssl.errors import DataError, listing, reason
 from nnunet_ssl.locks import NoLocksError, locked
 from nnunet_ssl.parallel import run_jobs
 
 MANIFEST = "manifest.json"
 _ABANDONED = 3600  # seconds after which no process is still writing one scan
+_BETWEEN_MANIFESTS = 10  # seconds; written with each of 20 000 scans it would take twenty minutes
 # What preprocessing depends on; patch size and network do not matter.
 PLAN_KEYS = ("image_reader_writer", "transpose_forward", "foreground_intensity_properties_per_channel")
 CONFIGURATION_KEYS = (
@@ -82,41 +83,50 @@ def array_file(folder: Path, case: str) -> Path:
     return folder / f"{case}.b2nd"
 
 
-def preprocess_unlabeled(
-    recipe: Recipe, images: Path, num_processes: int, progress: bool = True
-) -> list[str]:
+def preprocess_unlabeled(recipe: Recipe, images: Path | None, num_processes: int) -> list[str]:
     """Bring the output folder up to date with ``imagesUn``; does only what is missing or stale.
 
     Args:
         recipe: plans, configuration and output folder.
         images: the folder imagesUn. Where there is none, what was prepared elsewhere is taken as it is.
         num_processes: workers; 1 works in this process.
-        progress: show a progress bar.
 
     Returns:
         Case ids that are ready, sorted.
 
     Raises:
-        DataError: scans cannot be used; every one is named with its reason. The others are done.
+        DataError: scans cannot be used; every one is named with its reason. The others are done. Or what was
+            prepared elsewhere was made from other plans.
     """
-    if not images.is_dir():
-        return prepared_cases(recipe.folder)
+    if images is None:
+        return _prepared_elsewhere(recipe)
     scans = list_images(images, recipe.dataset_json["file_ending"], strict=True)
     if not scans and not recipe.folder.is_dir():
         return []
     with _alone(recipe.folder):
-        ready, problems = _bring_up_to_date(recipe, scans, num_processes, progress)
+        ready, problems = _bring_up_to_date(recipe, scans, num_processes)
     if problems:
-        listed = "\n  ".join(sorted(problems)[:20])
+        heading = f"{len(problems)} of {len(scans)} unlabelled scan(s) in {images} cannot be used:"
         raise DataError(
-            f"{len(problems)} of {len(scans)} unlabelled scan(s) in {images} cannot be used:\n  {listed}\n"
-            "Repair or remove them and run the command again; the others are kept."
+            f"{listing(heading, sorted(problems))}\nRepair or remove them and run the command again; the "
+            "others are kept."
         )
     return ready
 
 
+def _prepared_elsewhere(recipe: Recipe) -> list[str]:
+    cases = prepared_cases(recipe.folder)
+    if cases and not _read_manifest(recipe.folder, recipe.fingerprint):
+        raise DataError(
+            f"The {len(cases)} unlabelled scan(s) in {recipe.folder} were preprocessed with other plans, and "
+            "there is no imagesUn here to do it anew. Copy what was preprocessed with these plans, put the "
+            "scans into imagesUn, or delete that folder to train without them."
+        )
+    return cases
+
+
 def _bring_up_to_date(
-    recipe: Recipe, scans: Mapping[str, list[Path]], num_processes: int, progress: bool
+    recipe: Recipe, scans: Mapping[str, list[Path]], num_processes: int
 ) -> tuple[list[str], list[str]]:
     """Cases that are ready, sorted, and what is wrong with the others; no other process is at the folder."""
     fingerprint, sources = recipe.fingerprint, {case: _stamp(files) for case, files in scans.items()}
@@ -126,15 +136,18 @@ def _bring_up_to_date(
     _remove_leftovers(recipe.folder, set(done))
     problems: list[str] = []
     results = run_jobs(partial(_prepare_safely, recipe), [(c, scans[c]) for c in todo], num_processes)
-    hidden = not (progress and todo)
-    for index, problem in tqdm(results, total=len(todo), desc="Unlabelled scans", disable=hidden):
-        case = todo[index]
-        if problem is None:
-            done[case] = sources[case]
-            _write_manifest(recipe.folder, fingerprint, done)
-        else:
-            problems.append(problem)
-    _write_manifest(recipe.folder, fingerprint, done)
+    written = time.monotonic()
+    try:
+        for index, problem in tqdm(results, total=len(todo), desc="Unlabelled scans", disable=not todo):
+            if problem is not None:
+                problems.append(problem)
+                continue
+            done[todo[index]] = sources[todo[index]]
+            if time.monotonic() - written > _BETWEEN_MANIFESTS:
+                _write_manifest(recipe.folder, fingerprint, done)
+                written = time.monotonic()
+    finally:  # also of what an interrupted command has done
+        _write_manifest(recipe.folder, fingerprint, done)
     return sorted(done), problems
 
 
@@ -150,7 +163,7 @@ def _alone(folder: Path) -> Iterator[None]:
 def prepared_cases(folder: Path) -> list[str]:
     """Cases that a folder lists as ready, whatever their raw files: for machines that hold no raw data."""
     manifest = folder / MANIFEST
-    return sorted(json.loads(manifest.read_text())["cases"]) if manifest.is_file() else []
+    return sorted(read_json(manifest)["cases"]) if manifest.is_file() else []
 
 
 def check_arrays(folder: Path, cases: Iterable[str], num_channels: int) -> None:
@@ -161,11 +174,10 @@ def check_arrays(folder: Path, cases: Iterable[str], num_channels: int) -> None:
     """
     problems = [p for p in (_array_problem(array_file(folder, c), num_channels) for c in cases) if p]
     if problems:
-        listed = "\n  ".join(problems[:20])
+        heading = f"{len(problems)} preprocessed file(s) cannot be used:"
         raise DataError(
-            f"{len(problems)} preprocessed file(s) cannot be used:\n  {listed}\nDelete them and preprocess "
-            "again "
-            "(nnUNetv2_preprocess for labelled cases, nnUNetv2_ssl preprocess for imagesUn)."
+            f"{listing(heading, problems)}\nDelete them and preprocess again (nnUNetv2_preprocess for "
+            "labelled cases, nnUNetv2_ssl preprocess for imagesUn)."
         )
 
 
@@ -190,30 +202,30 @@ def _prepare_safely(recipe: Recipe, scan: tuple[str, list[Path]]) -> str | None:
     except DataError as error:
         return f"{case}: {error}"
     except Exception as error:  # readers raise whatever their library raises
-        return f"{case}: unreadable ({type(error).__name__}: {str(error).strip().splitlines()[-1:]})"
+        return f"{case}: unreadable ({type(error).__name__}: {reason(error)})"
     return None
 
 
 def _prepare(recipe: Recipe, case: str, files: list[Path]) -> None:
     plans = PlansManager(recipe.plans)
     configuration = plans.get_configuration(recipe.configuration)
-    num_channels = len(recipe.dataset_json["channel_names"])
     ending = recipe.dataset_json["file_ending"]
-    expected = [f"{case}_{channel:04d}{ending}" for channel in range(num_channels)]
+    expected = [f"{case}_{channel:04d}{ending}" for channel in range(len(files))]
     if [f.name for f in files] != expected:
         raise DataError(f"expected {', '.join(expected)}, found {', '.join(f.name for f in files)}")
     data, properties = plans.image_reader_writer_class().read_images([str(f) for f in files])
-    _check_scan(data, num_channels, len(configuration.patch_size))
+    _check_scan(data, channel_names(recipe.dataset_json), len(configuration.patch_size))
     _check_stored_values(files)
     preprocessor = configuration.preprocessor_class(verbose=False)
     data, _, _ = preprocessor.run_case_npy(data, None, properties, plans, configuration, recipe.dataset_json)
     _save(data.astype(np.float32, copy=False), array_file(recipe.folder, case), configuration.patch_size)
 
 
-def _check_scan(data: np.ndarray, num_channels: int, dimension: int) -> None:
-    if data.ndim != 4 or data.shape[0] != num_channels:
+def _check_scan(data: np.ndarray, channels: Sequence[str], dimension: int) -> None:
+    if data.ndim != 4 or data.shape[0] != len(channels):  # a file may hold several: colours
         raise DataError(
-            f"expected {num_channels} channel(s), found an image of shape {data.shape} (channels first)"
+            f"expected {len(channels)} channel(s) ({', '.join(channels)}), found an image of shape "
+            f"{data.shape} (channels first)"
         )
     if dimension == 3 and 1 in data.shape[1:]:
         raise DataError(f"expected a 3D scan, found a 2D image of shape {data.shape[1:]}")
@@ -248,8 +260,11 @@ def _save(data: np.ndarray, path: Path, patch_size: list[int]) -> None:
 
 
 def _stamp(files: list[Path]) -> list[list[Any]]:
-    """Name, size and modification time of the raw files: cheap, and changes when a scan is replaced."""
-    return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+    """Name, size and modification time of the raw files: cheap, and changes when a scan is replaced.
+
+    Of a link whose file is gone the name alone, which no finished scan has: it is told with the others.
+    """
+    return [[f.name, *([f.stat().st_size, f.stat().st_mtime_ns] if f.exists() else [])] for f in files]
 
 
 def _read_manifest(folder: Path, fingerprint: str) -> dict[str, Any]:
@@ -257,7 +272,7 @@ def _read_manifest(folder: Path, fingerprint: str) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         return {}
-    manifest = json.loads(path.read_text())
+    manifest = read_json(path)
     return manifest["cases"] if manifest["plans"] == fingerprint else {}
 
 

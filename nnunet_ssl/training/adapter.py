@@ -12,6 +12,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -61,6 +62,8 @@ from nnunet_ssl.training.resume import (
 )
 from nnunet_ssl.training.validation import OwnLabels, merge_task_validations
 
+_PATIENCE = timedelta(days=7)  # of processes that wait for the preprocessing of imagesUn
+
 
 class SSLTrainer(nnUNetTrainer, ABC):
     """nnU-Net trainer that asks a method for its losses.
@@ -86,11 +89,12 @@ class SSLTrainer(nnUNetTrainer, ABC):
         self.method_config = method_options(type(self), plans)
         self.task_table = TaskTable.from_dataset_json(dataset_json)
         # Prediction sees the plans only: what the network needs to be built must be there.
+        self._network_parts = self.network_plans(self.method_config, self.task_table)
         plans[BLOCK] = {
             **plans.get(BLOCK, {}),
             "labels": dataset_json["labels"],
             "tasks": self.task_table.to_json(),
-            **self.network_plans(self.method_config, self.task_table),
+            **self._network_parts,
         }
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.label_manager: Any
@@ -133,12 +137,7 @@ class SSLTrainer(nnUNetTrainer, ABC):
 
     def initialize(self) -> None:
         """Seed, then build network, optimiser and loss as nnU-Net does, then the method."""
-        seed = self.training_config.seed
-        if seed is None:
-            self.generator.seed()
-        else:
-            seed_everything(seed + self.local_rank)
-            self.generator.manual_seed(seed + self.local_rank)
+        self._seed(self.local_rank)
         super().initialize()
         if self.is_ddp:
             # Buffers are constants and counters, alike in all processes. nnU-Net's validation calls the
@@ -151,6 +150,15 @@ class SSLTrainer(nnUNetTrainer, ABC):
                     module.ddp = False
         self.method = self.build_method()
         check_batch(type(self), self.method, self.batch_size, self._unlabeled_batch_size())
+
+    def _seed(self, offset: int) -> None:
+        """Begin all random numbers of this process anew, with the seed asked for or any."""
+        seed = self.training_config.seed
+        if seed is None:
+            self.generator.seed()
+        else:
+            seed_everything(seed + offset)
+            self.generator.manual_seed(seed + offset)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
         """nnU-Net's SGD and poly schedule, or what the options say."""
@@ -183,7 +191,9 @@ class SSLTrainer(nnUNetTrainer, ABC):
             )
             bring_up_to_date(self.folders, recipe, default_num_processes, self.print_to_log_file)
         if self.is_ddp:
-            dist.barrier()
+            # By a group of its own: nnU-Net's gives up after ten minutes, and many scans take longer
+            everyone: Any = dist.new_group(backend="gloo", timeout=_PATIENCE)
+            dist.barrier(group=everyone)
         super().on_train_start()
         if self.local_rank == 0:
             save_json(
@@ -191,8 +201,11 @@ class SSLTrainer(nnUNetTrainer, ABC):
             )
             self.monitor = start_monitor(self, self._labeled_cases)
         self.print_to_log_file("Options:", self._resolved_options(), add_timestamp=False)
-        if self._resumed_state is not None and self.local_rank == 0:  # whose numbers were saved
-            restore_random_numbers(self._resumed_state, self.generator)
+        if self._resumed_state is not None:
+            if self.local_rank == 0:  # whose numbers were saved
+                restore_random_numbers(self._resumed_state, self.generator)
+            else:  # not once more those of the first epochs
+                self._seed(self.local_rank + self.current_epoch * dist.get_world_size())
         self._resumed_state = None
 
     @property
@@ -207,9 +220,6 @@ class SSLTrainer(nnUNetTrainer, ABC):
     def _resolved_options(self) -> dict[str, Any]:
         options = {**dataclasses.asdict(self.training_config), **dataclasses.asdict(self.method_config)}
         return {"trainer": type(self).__name__, "options": options, "tasks": self.task_table.to_json()}
-
-    def _network_parts(self) -> dict[str, Any]:
-        return self.network_plans(self.method_config, self.task_table)
 
     # Data
 
@@ -428,14 +438,14 @@ class SSLTrainer(nnUNetTrainer, ABC):
 
     def save_checkpoint(self, filename: str) -> None:
         """nnU-Net's checkpoint with options and random numbers."""
-        kept = {"options": self._resolved_options(), "network": self._network_parts()}
+        kept = {"options": self._resolved_options(), "network": self._network_parts}
         save_with_state(super().save_checkpoint, filename, kept, self.generator)
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         """Load as nnU-Net does and keep what we added until training starts."""
         state = read_state(str(filename_or_checkpoint))
         if state is not None:
-            check_network(state, self._network_parts())
+            check_network(state, self._network_parts)
         super().load_checkpoint(filename_or_checkpoint)
         self._resumed_state = state
 

@@ -39,6 +39,12 @@ class Folders:
         return unlabeled_folder(self.preprocessed, self.labeled.name)
 
     @property
+    def images_unlabeled(self) -> Path | None:
+        """The folder imagesUn, where there is one."""
+        folder = None if self.raw is None else self.raw / IMAGES_UNLABELED
+        return folder if folder is not None and folder.is_dir() else None
+
+    @property
     def splits(self) -> Path:
         """nnU-Net's split file."""
         return self.preprocessed / SPLITS_FILE
@@ -48,16 +54,12 @@ def bring_up_to_date(
     folders: Folders, recipe: Recipe, num_processes: int, log: Callable[[str], None]
 ) -> None:
     """Preprocess what is new in imagesUn; without that folder preprocessed scans are taken as they are."""
-    before = prepared_cases(folders.unlabeled)
-    if folders.raw is None or not (folders.raw / IMAGES_UNLABELED).is_dir():
-        if before:
-            log(
-                f"No {IMAGES_UNLABELED} here: {len(before)} prepared scan(s) in {folders.unlabeled} are used."
-            )
-        return
-    ready = preprocess_unlabeled(recipe, folders.raw / IMAGES_UNLABELED, num_processes)
-    if ready != before:
-        log(f"Preprocessed imagesUn: {len(ready)} unlabelled scan(s) in {folders.unlabeled}")
+    images, before = folders.images_unlabeled, prepared_cases(folders.unlabeled)
+    ready = preprocess_unlabeled(recipe, images, num_processes)
+    if images is None and ready:
+        log(f"No {IMAGES_UNLABELED} here: {len(ready)} prepared scan(s) in {folders.unlabeled} are used.")
+    elif ready != before:
+        log(f"Preprocessed {IMAGES_UNLABELED}: {len(ready)} unlabelled scan(s) in {folders.unlabeled}")
 
 
 def unlabeled_files(

@@ -353,6 +353,7 @@ def test_text_prompts_travel_with_the_model(make_trainer: Make, here: Workspace,
         losses(trainer, 1)
         assert trainer.network.head["seg_layers"].prompts.shape == (3, 5)
         shutil.move(file, tmp_path / "gone.npz")
+        trainer.save_checkpoint(str(tmp_path / "checkpoint.pth"))
         rebuilt = type(trainer).build_network_architecture(
             trainer.plans_manager, trainer.configuration_manager, 1, 3, enable_deep_supervision=False
         )
