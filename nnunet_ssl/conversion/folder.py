@@ -15,9 +15,10 @@ from nnunet_ssl.conversion.dicom import read_series
 from nnunet_ssl.conversion.dicom_masks import read_structures
 from nnunet_ssl.conversion.folder_format import plan_channels, plan_format
 from nnunet_ssl.conversion.folder_labels import LabelPlan, plan_labels
-from nnunet_ssl.conversion.folder_names import Pair, is_mask_name, pair
+from nnunet_ssl.conversion.folder_names import Pair, pair
 from nnunet_ssl.conversion.folder_options import FolderOptions, image_key, label_key
 from nnunet_ssl.conversion.folder_scan import Item, items_in
+from nnunet_ssl.conversion.folder_words import is_mask_name
 from nnunet_ssl.conversion.images import PICTURES, ending_of, read_array, read_mask
 from nnunet_ssl.errors import DataError, few
 
