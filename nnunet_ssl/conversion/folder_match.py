@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunet_ssl.conversion.folder_scan import Item
-from nnunet_ssl.conversion.folder_words import Key, key_of, numbered, scan_names, scan_number
+from nnunet_ssl.conversion.folder_words import Key, key_of, numbered, readings, scan_names, scan_number
 from nnunet_ssl.errors import DataError, few
 
 _MOST_CHANNELS = 10
@@ -39,16 +39,35 @@ class Scans:
         general = _in_all(groups) | _in_all(key_of(mask, mask_root) for mask in masks)
         return cls(groups, _index(groups), general)
 
-    def named(self, folders: tuple[str, ...], name: str) -> Key | None:
-        """The scan of a mask that lies in these folders and is called so."""
-        for where in (folders, ()):
+    def match(self, mask: Item, root: Path, labels: Mapping[str, str]) -> tuple[Key | None, Item]:
+        """The scan that a mask belongs to, and the mask with the label that its name says.
+
+        Args:
+            mask: the file.
+            root: folder that it was found in.
+            labels: see ``readings``; empty where names say no labels.
+        """
+        if mask.series:
+            return self._of_series(mask.series), mask
+        if not labels or mask.kind not in ("volume", "picture"):
+            return self._named(*key_of(mask, root)), mask
+        found = [(self._named(*scan), label) for scan, label in readings(mask, root, labels)]
+        found = [one for one in found if one[0] is not None] or found
+        wanted = [one for one in found if one[1] in labels.values()]
+        key, label = wanted[0] if wanted else found[-1]  # the longest name, or what the scan's leaves
+        return key, replace(mask, label=label)
+
+    def _named(self, folders: tuple[str, ...], name: str) -> Key | None:
+        """The scan of a mask that lies in these folders and is called so; they may tell without a name."""
+        own = tuple(part for part in folders if part not in self.general)
+        for where in (folders, own, ()):
             for one in scan_names(name):
-                key = self.index.get((where, one)) if one or where else None
+                key = self.index.get((where, one)) if one or where or not folders else None
                 if key is not None and _may_share(folders, key[0], self.general):
                     return key
         return None
 
-    def of_series(self, series: str) -> Key | None:
+    def _of_series(self, series: str) -> Key | None:
         """The DICOM series that a mask says it outlines."""
         return next((key for key, items in self.groups.items() if items[0].series == series), None)
 
@@ -86,18 +105,21 @@ def _are_channels(numbers: Iterable[int]) -> bool:
     return found == list(range(len(found))) and len(found) <= _MOST_CHANNELS
 
 
-def _index(groups: Iterable[Key]) -> dict[Key, Key | None]:
+def _index(groups: Collection[Key]) -> dict[Key, Key | None]:
     """Every name that a mask may use for a scan; ``None`` where several scans would answer to it."""
     index: dict[Key, Key | None] = {}
     for key in groups:
         folders, name = key[0], key[1].split("#")[0]
-        names = {(folders, name), ((), name)}
-        if key[1] != name:  # a series: masks may also lie in its directory
-            names.add(((*folders, name), ""))
+        names = {(folders, name), ((), name), ((*folders, name), "")}  # the last: in a folder called like it
         if (number := scan_number(name)) is not None:
             names |= {(folders, number)} | ({((), number)} if number else set())
         for alias in names:
             index[alias] = key if index.get(alias, key) == key else None
+    in_folder = Counter(folders for folders, _ in groups)
+    for key in sorted(groups):
+        above = [key[0][:depth] for depth in range(1, len(key[0]) + 1)]
+        if in_folder[key[0]] == 1 and not any((folders, "") in index for folders in above):
+            index[key[0], ""] = key  # the folder of this scan alone, unless it may be part of another's
     return index
 
 

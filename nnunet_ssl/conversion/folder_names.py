@@ -4,6 +4,7 @@ Understood are: a folder of masks beside a folder of scans, with the same names;
 names say so (``case_mask``, ``case-seg``, ``case.label``, ``label0001`` beside ``img0001``, ``gt``,
 ``annotation``, ``roi``); one folder for each case; several parts of one mask (``case_mask``,
 ``case_mask_1``); channels (``case_0000``, ``case_0001``, unlike running numbers); nnU-Net's own folders.
+Where the user says that each mask holds one label, its name also says which, and this after the case's name.
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ from nnunet_ssl.conversion.folder_words import Key, is_test, key_of, numbered, p
 from nnunet_ssl.conversion.images import stem_of
 from nnunet_ssl.errors import DataError, few
 
+_PER_LABEL = (
+    "If each is the mask of one structure, add --mask-per-label and name those to take, as in --labels liver "
+    "spleen."
+)
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -28,7 +34,7 @@ class Pair:
     Attributes:
         identifier: what the case will be called.
         images: one item per channel.
-        masks: parts of one mask; empty for a bare scan.
+        masks: parts of one mask, or masks of one label each; empty for a bare scan.
         subset: where it goes.
     """
 
@@ -39,7 +45,12 @@ class Pair:
 
 
 def pair(
-    scans: Sequence[Item], masks: Sequence[Item], scan_root: Path, mask_root: Path, skip_orphans: bool = False
+    scans: Sequence[Item],
+    masks: Sequence[Item],
+    scan_root: Path,
+    mask_root: Path,
+    skip_orphans: bool = False,
+    labels: Mapping[str, str] | None = None,
 ) -> list[Pair]:
     """Match masks with scans.
 
@@ -49,30 +60,56 @@ def pair(
         scan_root: folder that the scans were found in.
         mask_root: folder that the masks were found in.
         skip_orphans: leave out masks that fit no scan.
+        labels: those that are wanted, by their plain names, where each mask holds one; masks of others that
+            fit no scan are left out.
 
     Raises:
-        DataError: a mask fits no scan or several, or a scan has several masks that are no parts of one.
+        DataError: a mask fits no scan or several, or a scan has several masks that are no parts of one, or
+            are of one label.
     """
+    labels = labels or {}
     known = Scans.of(scans, masks, scan_root, mask_root)
     groups = known.groups
     found: dict[Key, list[Item]] = defaultdict(list)
     orphans = []
-    for mask in masks:
-        key = known.of_series(mask.series) if mask.series else known.named(*key_of(mask, mask_root))
-        if key is None:
-            orphans.append(mask)
-        else:
+    for item in masks:
+        key, mask = known.match(item, mask_root, labels)
+        if key is not None:
             found[key].append(mask)
+        elif not mask.label or mask.label in labels.values():
+            orphans.append(mask)
     _place_alone(orphans, found, groups, mask_root)
     if orphans and not skip_orphans:
-        raise DataError(_orphan_report(orphans, groups))
+        raise DataError(_orphan_report(orphans, groups, bool(labels)))
     for key, several in found.items():
-        _check_parts(groups[key], several)
+        _check_parts(groups[key], [mask for mask in several if not mask.label])
+        _check_labels(groups[key], [mask for mask in several if mask.label in labels.values()])
     names = _identifiers(groups)
     return [
         Pair(names[key], tuple(items), tuple(found.get(key, ())), _subset(items[0], key, found, scan_root))
         for key, items in groups.items()
     ]
+
+
+def masks_among(
+    scans: Sequence[Item],
+    masks: Sequence[Item],
+    scan_root: Path,
+    mask_root: Path,
+    labels: Mapping[str, str],
+) -> set[Item]:
+    """Of what was taken for scans, masks of labels that are not wanted, where each mask holds one label.
+
+    Those are called after another scan, as ``P1_aorta`` beside ``P1``, or lie in its folder, as ``aorta``
+    beside ``ct``.
+    """
+    known = Scans.of(scans, masks, scan_root, mask_root)
+    found = set()
+    for key, items in known.groups.items():
+        other, item = known.match(items[0], scan_root, labels)
+        if len(items) == 1 and other not in (None, key) and any(map(str.isalpha, item.label)):
+            found.add(items[0])
+    return found
 
 
 def _place_alone(
@@ -94,7 +131,9 @@ def _place_alone(
             orphans.remove(alone[0])
 
 
-def _orphan_report(orphans: Sequence[Item], groups: Mapping[Key, Sequence[Item]]) -> str:
+def _orphan_report(
+    orphans: Sequence[Item], groups: Mapping[Key, Sequence[Item]], mask_per_label: bool
+) -> str:
     if strays := [f"{mask.path} (series {mask.series})" for mask in orphans if mask.series]:
         return (
             f"{len(strays)} mask(s) outline a DICOM series that is not here or was not chosen: "
@@ -105,15 +144,18 @@ def _orphan_report(orphans: Sequence[Item], groups: Mapping[Key, Sequence[Item]]
     scans = few((items[0].path for items in groups.values()), 3) or "none"
     counted = any(numbered(key[1]) for key in groups)
     hint = "Channels of a scan count from _0000 without a gap. " if counted else ""
+    like = "same name in a folder of masks, or NAME_mask beside NAME"
+    if mask_per_label:
+        like = "NAME_LABEL beside NAME or among masks, or LABEL in a folder NAME or in that of the scan"
     return (
         f"{len(orphans)} mask(s) fit no scan: {shown}. Scans are, for instance, {scans}. {hint}Name masks "
-        "like their scans (same name in a folder of masks, or NAME_mask beside NAME), say with --images and "
-        "--masks which files are which, or leave these out with --skip-errors."
+        f"like their scans ({like}), say with --images and --masks which files are which, or leave these out "
+        f"with --skip-errors.{f' {_PER_LABEL}' if len(orphans) > 1 and not mask_per_label else ''}"
     )
 
 
 def _check_parts(scan: Sequence[Item], masks: Sequence[Item]) -> None:
-    if len(masks) == 1:
+    if len(masks) < 2:
         return
     parts = [part_of(stem_of(mask.path)) for mask in masks]
     if len({base for base, _ in parts}) > 1 or sum(is_part for _, is_part in parts) < len(masks) - 1:
@@ -121,9 +163,21 @@ def _check_parts(scan: Sequence[Item], masks: Sequence[Item]) -> None:
         renumber = f" If the numbers are those of scans, not of channels, give {first.name} another one."
         raise DataError(
             f"{first} has several masks: {few(mask.path for mask in masks)}. Leave one, number the parts "
-            "(NAME_mask_1, NAME_mask_2), or say with --masks which files are the masks."
+            f"(NAME_mask_1, NAME_mask_2), or say with --masks which files are the masks. {_PER_LABEL}"
             f"{renumber if len(scan) > 1 else ''}"
         )
+
+
+def _check_labels(scan: Sequence[Item], masks: Sequence[Item]) -> None:
+    files: dict[str, list[Path]] = defaultdict(list)
+    for mask in masks:
+        files[mask.label].append(mask.path)
+    for label, paths in files.items():
+        if len(paths) > 1:
+            raise DataError(
+                f"{scan[0].path} has several masks of {label}: {few(paths)}. Expected one: remove or rename "
+                "the others, or say with --masks which files are the masks."
+            )
 
 
 def _identifiers(groups: Mapping[Key, Sequence[Item]]) -> dict[Key, str]:

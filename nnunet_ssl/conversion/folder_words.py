@@ -1,8 +1,9 @@
-"""What names of files and folders say: a scan or a mask, of which case."""
+"""What names of files and folders say: a scan or a mask, of which case, of which label."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from nnunet_ssl.conversion.folder_scan import Item
@@ -15,11 +16,12 @@ _SCAN = r"(?:images?|imgs?|scans?|vol|volumes?|ct|mr|mri|us)"
 _SUFFIX = re.compile(rf"(?P<base>.*?)(?:^|[ _.\-]+){_WORD}(?:[ _.\-]?(?P<part>\d{{1,2}}))?", re.IGNORECASE)
 _PREFIX = re.compile(rf"{_WORD}(?:[ _.\-]+(?P<base>.*)|(?P<number>\d+))", re.IGNORECASE)
 _SCAN_PREFIX = re.compile(rf"{_SCAN}(?:[ _.\-]*(?P<number>\d+))?", re.IGNORECASE)
-_MASK_FOLDER = re.compile(rf"{_WORD}|labels(?:Tr|Ts|Va)", re.IGNORECASE)
+_MASK_FOLDER = re.compile(rf"{_WORD}|labels(?:Tr|Ts|Va)|structures?", re.IGNORECASE)
 _SCAN_FOLDER = re.compile(rf"{_SCAN}|images(?:Tr|Ts|Va|Un)|data|raw", re.IGNORECASE)
 _TEST_FOLDER = re.compile(r"imagesTs|labelsTs", re.IGNORECASE)
 _NUMBERED = re.compile(r"(?P<base>.+)_(?P<number>\d{4})")
 _CHANNEL = re.compile(r"(?P<base>.+)_000\d")
+_GAP = re.compile(r"[ _.\-]+")
 
 Key = tuple[tuple[str, ...], str]  # folders that are no roles, and a name
 
@@ -98,6 +100,45 @@ def scan_names(stem: str) -> list[str]:
     """Names that the scan of a mask may have, the likeliest first."""
     names = [stem, *without_mask_words(stem)]
     return names + [match["base"] for name in names if (match := _CHANNEL.fullmatch(name))]
+
+
+def plain(name: str) -> str:
+    """A label's name without what varies from file to file: upper and lower case, the signs between words.
+
+    >>> plain("Left-Kidney") == plain("left_kidney")
+    True
+    """
+    return _GAP.sub(" ", name).strip().lower()
+
+
+def readings(mask: Item, root: Path, labels: Mapping[str, str]) -> Iterator[tuple[Key, str]]:
+    """Ways to read the name of a mask that holds one label: where and what its scan is, and the label.
+
+    ``P1_left_kidney`` may be the label ``P1_left_kidney`` of the scan of this folder, ``left_kidney`` of
+    ``P1``, or ``kidney`` of ``P1_left``, in this order; ``liver/P1`` is the label ``liver`` of ``P1``.
+
+    Args:
+        mask: the file.
+        root: folder that it was found in.
+        labels: those that are wanted, by their plain names; they are spelled as there.
+    """
+    folders, stem = key_of(mask, root)
+    gaps = [gap.span() for gap in _GAP.finditer(stem)]
+    for end, start in [(0, 0), *(gap for gap in gaps if gap[1] < len(stem))]:
+        yield (folders, stem[:end]), _label_of(stem[start:], labels)
+    for parent in _folders(mask.path, root)[-1:]:
+        if plain(parent) in labels:
+            yield (tuple(part for part in folders if part != parent), stem), labels[plain(parent)]
+
+
+def names_label(item: Item, root: Path, labels: Mapping[str, str]) -> bool:
+    """Whether the name of a file, or of its folder, says that it is the mask of a label that is wanted."""
+    return any(label in labels.values() for _, label in readings(item, root, labels))
+
+
+def _label_of(name: str, labels: Mapping[str, str]) -> str:
+    names = [name, *without_mask_words(name)]
+    return next((labels[plain(one)] for one in names if plain(one) in labels), names[-1] or name)
 
 
 def _folders(path: Path, root: Path) -> tuple[str, ...]:
