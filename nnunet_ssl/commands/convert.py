@@ -30,6 +30,7 @@ _FOLDER_ONLY = (
     "images",
     "modality",
     "masks",
+    "mask_per_label",
     "labels",
     "allow_missing_labels",
     "channels",
@@ -136,11 +137,17 @@ def _add_folder_arguments(group: argparse._ArgumentGroup) -> None:
         "--masks", metavar="FOLDER|PATTERN", help="folder of the masks, or files that are masks"
     )
     group.add_argument(
+        "--mask-per-label",
+        action="store_true",
+        help="each mask file holds one label and is called after it; those named with --labels are taken",
+    )
+    group.add_argument(
         "--labels",
         nargs="+",
         default=[],
         metavar="NAME[=VALUE]",
-        help="names of the labels, in the order of their values; structures to take of RTSTRUCT, DICOM-SEG",
+        help="names of the labels, in the order of their values; structures to take of RTSTRUCT, DICOM-SEG, "
+        "or with a mask file of their own",
     )
     group.add_argument(
         "--allow-missing-labels",
@@ -208,6 +215,7 @@ def _options(args: argparse.Namespace) -> FolderOptions:
         images=args.images,
         modality=args.modality,
         masks=args.masks,
+        mask_per_label=args.mask_per_label,
         labels=tuple(args.labels),
         channels=tuple(args.channels),
         image_key=args.image_key,

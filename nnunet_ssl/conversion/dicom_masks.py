@@ -27,8 +27,8 @@ def folded(name: str) -> str:
 
 
 def names_in(item: Item) -> list[str]:
-    """Names of the outlined structures, or of the segments, in a file."""
-    return [name for name, _ in _drawings(item.kind, item.path)]
+    """Names of the outlined structures, of the segments, or of the one label, in a file."""
+    return [item.label] if item.label else [name for name, _ in _drawings(item.kind, item.path)]
 
 
 def read_structures(

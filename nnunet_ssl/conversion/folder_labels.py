@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from tqdm import tqdm
 from nnunet_ssl.conversion.dicom_masks import folded, names_in
 from nnunet_ssl.conversion.folder_names import Pair
 from nnunet_ssl.conversion.folder_options import FolderOptions, label_key
+from nnunet_ssl.conversion.folder_scan import Item
 from nnunet_ssl.conversion.images import (
+    JPEG,
     PICTURES,
     ending_of,
     from_picture,
@@ -35,7 +37,7 @@ class LabelPlan:
     Attributes:
         labels: nnU-Net's.
         values: value in the masks -> value written.
-        names: structures of RTSTRUCT or DICOM-SEG in the order of their values.
+        names: structures of RTSTRUCT, of DICOM-SEG or with masks of their own, in the order of their values.
         above: masks are whatever is brighter than this (JPEG), if it is not 0.
         notes: sentences on what was assumed.
     """
@@ -56,16 +58,18 @@ def plan_labels(pairs: Sequence[Pair], options: FolderOptions, processes: int = 
         ConfigError: the labels named are malformed.
     """
     masks = [mask for one in pairs for mask in one.masks]
-    kinds = {mask.kind if mask.kind in ("rtstruct", "seg") else "values" for mask in masks}
+    kinds = {_kind(mask) for mask in masks}
     if len(kinds) > 1:
         raise DataError(f"Masks are of several kinds ({', '.join(sorted(kinds))}). Choose one with --masks.")
-    if kinds & {"rtstruct", "seg"}:
-        held = {
-            p.identifier: {n.strip() for mask in p.masks for n in names_in(mask)} for p in pairs if p.masks
-        }
-        return _named_structures(held, options)
+    if kinds - {"values"}:
+        return _structures(pairs, options, processes)
+    if options.mask_per_label:
+        raise DataError(
+            f"--mask-per-label: expected masks called {', '.join(options.labels)}, found no mask that "
+            "belongs to a scan. Correct --labels, or say with --images and --masks which files are which."
+        )
     files = [mask.path for mask in masks if mask.kind != "series"]
-    if any(ending_of(file) in (".jpg", ".jpeg") for file in files):
+    if any(ending_of(file) in JPEG for file in files):
         return _binary(files, options.labels, processes)
     if any(len(one.masks) > 1 for one in pairs):
         return _united(options.labels)
@@ -115,6 +119,22 @@ def parse_labels(texts: Iterable[str]) -> dict[str, int | None]:
     return named
 
 
+def _kind(mask: Item) -> str:
+    """What tells the labels of a mask: DICOM's names, that of the file, or its ``values``."""
+    if mask.kind in ("rtstruct", "seg"):
+        return mask.kind
+    return "one file per label" if mask.label else "values"
+
+
+def _structures(pairs: Sequence[Pair], options: FolderOptions, processes: int) -> LabelPlan:
+    """Labels of masks that name what they hold."""
+    held = {p.identifier: {n.strip() for mask in p.masks for n in names_in(mask)} for p in pairs if p.masks}
+    plan = _named_structures(held, options)
+    taken = [mask.path for one in pairs for mask in one.masks if mask.label in plan.names]
+    above, notes = _half_brightness([file for file in taken if ending_of(file) in JPEG], processes)
+    return replace(plan, above=above, notes=(*plan.notes, *notes))
+
+
 def _named_structures(held: Mapping[str, set[str]], options: FolderOptions) -> LabelPlan:
     """Number the structures that are wanted; ``held`` names those of each case."""
     found = sorted({name for names in held.values() for name in names}, key=lambda name: (folded(name), name))
@@ -147,7 +167,7 @@ def _lacking(held: Mapping[str, set[str]], names: Sequence[str], options: Folder
     for case, has in held.items():
         here = {folded(name) for name in has}
         if missing := [name for name in names if folded(name) not in here]:
-            lacking.append(f"{case} has no {', '.join(missing)} (it has {', '.join(sorted(has)) or 'none'})")
+            lacking.append(f"{case} has no {', '.join(missing)} (it has {few(sorted(has), 12) or 'none'})")
     if not lacking:
         return []
     found = f"Structures are missing in {len(lacking)} of {len(held)} cases: {few(lacking)}."
@@ -163,14 +183,22 @@ def _lacking(held: Mapping[str, set[str]], names: Sequence[str], options: Folder
 
 
 def _binary(files: Sequence[Path], wanted: Sequence[str], processes: int) -> LabelPlan:
-    """Masks of which some are JPEG, which blurs edges: cut at half of the brightest value of all."""
+    """Masks of which some are JPEG."""
+    above, notes = _half_brightness(files, processes)
+    labels = {"background": 0, _only_name(wanted): 1}
+    return LabelPlan(labels, {0: 0, 1: 1}, above=above, notes=notes)
+
+
+def _half_brightness(files: Sequence[Path], processes: int) -> tuple[int, tuple[str, ...]]:
+    """Where to cut masks stored as JPEG, which blurs edges: at half of the brightest value of all."""
+    if not files:
+        return 0, ()
     brightest = dict(_read(_brightest, files, processes))
     above = max(brightest.values()) // 2
     notes = [f"Masks stored as JPEG are cut at half brightness (above {above})."]
     if blank := sorted(file.name for file in files if brightest[file] <= above):
         notes.append(f"{len(blank)} mask(s) are blank: {few(blank)}.")
-    labels = {"background": 0, _only_name(wanted): 1}
-    return LabelPlan(labels, {0: 0, 1: 1}, above=above, notes=tuple(notes))
+    return above, tuple(notes)
 
 
 def _united(wanted: Sequence[str]) -> LabelPlan:

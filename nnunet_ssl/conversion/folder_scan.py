@@ -42,6 +42,7 @@ class Item:
         series: DICOM series: its own; of an RTSTRUCT or DICOM-SEG: the one that it outlines.
         modality: as DICOM has it.
         files: of a DICOM series, relative to its directory.
+        label: that a mask holds, by its name; empty where its content tells.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class Item:
     series: str = ""
     modality: str = ""
     files: tuple[str, ...] = ()
+    label: str = ""
 
     @property
     def whole(self) -> Series:

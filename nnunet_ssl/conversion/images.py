@@ -16,7 +16,8 @@ import SimpleITK as sitk
 from nnunet_ssl.errors import DataError, reason
 
 VOLUMES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".gipl")
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+JPEG = (".jpg", ".jpeg")
+PICTURES = (".png", *JPEG, ".bmp", ".tif", ".tiff")
 ARRAYS = (".h5", ".hdf5", ".npz")
 READ_BY_NNUNET = (".nii.gz", ".nrrd", ".mha", ".gipl", ".png", ".bmp", ".tif")  # .nii: by nibabel only
 

@@ -415,6 +415,24 @@ def test_segment_beyond_the_scan_is_refused(tmp_path):
     assert sitk.GetArrayFromImage(read_structures("seg", (file,), scan, ("Liver",))).sum() == 24
 
 
+@pytest.mark.parametrize("series", ["P1/ct", "P1/CT thorax", "P1"])
+def test_mask_files_of_one_label_each(tmp_path, raw, series):
+    slices = write_series(tmp_path / "in" / series, ct())
+    for name, place in (("liver", (1, 2, 3)), ("spleen", (2, 5, 1))):
+        path = tmp_path / "in" / "P1" / "segmentations" / f"{name}.nii.gz"
+        write(path, blob(shape=SHAPE, at=place), spacing=SPACING, origin=ORIGIN, direction=np.eye(3).ravel())
+    wanted = {"mask_per_label": True, "labels": ("spleen", "liver")}
+    write_dataset(planned(tmp_path / "in", **wanted).plan)
+    (label,) = (raw / NAME / "labelsTr").iterdir()
+    expected = 2 * blob(shape=SHAPE)
+    expected[2, 5, 1] = 1
+    np.testing.assert_array_equal(read(label), expected)
+    write_structures(tmp_path / "in" / "rt.dcm", slices, {"Liver": [(1, rectangle(1, 1, 3, 3))]})
+    with pytest.raises(DataError, match=r"Masks are of several kinds \(one file per label, rtstruct\)"):
+        planned(tmp_path / "in", **wanted)
+    assert planned(tmp_path / "in", **wanted, masks="*/segmentations/*").plan.counts() == {"train": 1}
+
+
 # NIH Pancreas-CT
 # ------------------------------------------------------------------------------------------------
 

@@ -236,6 +236,7 @@ def test_mask_of_another_patient_with_the_same_file_name(folder):
     [
         ("site/p1", "masks/p1", None),
         ("p1", "expert/p1_seg", None),
+        ("scans/P1", "masks/P1/mask", None),
         ("T2/P1/a", "outlines/P1/a_seg", None),
         ("T2/a", "outlines/a", "outlines"),
     ],
