@@ -366,8 +366,3 @@ def test_deep_supervision_switch_of_nnunet():
     full = made(images())[0]
     made.decoder.deep_supervision = False  # what nnUNetTrainer.set_deep_supervision_enabled does
     assert torch.equal(made(images()), full)
-
-
-def test_planner_measures_encoder_and_decoder():
-    made, stock = network(), stock_network(1)
-    assert made.compute_conv_feature_map_size((16, 16)) == stock.compute_conv_feature_map_size((16, 16))
