@@ -16,7 +16,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from nnunet_ssl.losses.distance import channel_mse, distance_dice_ce
+from nnunet_ssl.losses.dice_ce import binary_dice_ce
+from nnunet_ssl.losses.distance import channel_mse
 from nnunet_ssl.losses.votes import class_pseudo_loss, region_pseudo_loss
 from nnunet_ssl.methods.base import Batch, Method, Panel, Terms
 from nnunet_ssl.methods.dbisl_options import DBiSLConfig
@@ -137,7 +138,7 @@ class DBiSL(Method):
         sample, prompt = asked.nonzero(as_tuple=True)
         truth, valid = self.space.binary(target, sample, prompt), self.space.valid(target)
         loss = partial(
-            distance_dice_ce,
+            binary_dice_ce,
             target=truth,
             weight=mean_weight(asked)[sample, prompt],
             ce_weight=self.config.cross_entropy_weight,
