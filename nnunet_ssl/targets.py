@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from nnunet_ssl.losses.dice_ce import binary_dice_ce
 from nnunet_ssl.masks import resize_masks
 from nnunet_ssl.tasks import TaskTable
 
@@ -26,6 +28,39 @@ SegmentationLoss = Callable[[Outputs, Outputs], Tensor]
 def full_resolution(outputs: Outputs) -> Tensor:
     """What a network gives at the full resolution: its output, or the first with deep supervision."""
     return outputs if isinstance(outputs, Tensor) else outputs[0]
+
+
+class Pairs(NamedTuple):
+    """Which prompts are asked of which samples.
+
+    Attributes:
+        gathered: (P,) index of the sample; ``None`` where pair p is that of sample p, so features need no
+            copies.
+        prompt: (P,) index of the prompt.
+        weight: (P,) weight.
+    """
+
+    gathered: Tensor | None
+    prompt: Tensor
+    weight: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor) -> Pairs:
+        """Those whose weight (B, K) is not 0."""
+        sample, prompt = weight.nonzero(as_tuple=True)
+        return cls(sample, prompt, weight[sample, prompt])
+
+    @property
+    def sample(self) -> Tensor:
+        """(P,) index of the sample."""
+        if self.gathered is not None:
+            return self.gathered
+        return torch.arange(len(self.prompt), device=self.prompt.device)
+
+
+def mean_weight(asked: Tensor) -> Tensor:
+    """(B, K) of what is ``asked`` (B, K) in a mean: samples weigh the same, and so do a sample's prompts."""
+    return asked / asked.sum(1, keepdim=True) / len(asked)
 
 
 @dataclass(frozen=True)
@@ -44,6 +79,18 @@ class LabelSpace:
     def num_prompts(self) -> int:
         """Number K of prompts, the synthetic one not counted."""
         return len(self.table.prompts)
+
+    def own_prompts(self, tasks: Tensor) -> Tensor:
+        """Prompts of the task (B,) of each sample: (B, K) bool; none where the task is -1, unknown."""
+        owner = torch.tensor([p.task for p in self.table.prompts], device=tasks.device)
+        return tasks[:, None] == owner
+
+    def own_pairs(self, tasks: Tensor) -> Pairs:
+        """Each sample, whose task must be known, under that task's prompts; weighed as in a mean."""
+        pairs = Pairs.of(mean_weight(self.own_prompts(tasks)))
+        # A property of the dataset, not of the batch: else a compiled network has several forms
+        single = all(len(self.table.prompts_of(task)) == 1 for task in range(len(self.table)))
+        return pairs._replace(gathered=None) if single else pairs
 
     def binary(self, target: Tensor, sample: Tensor, prompt: Tensor) -> Tensor:
         """Foreground of pairs: (P, *spatial) bool for sample indices (P,) and prompt indices (P,)."""
@@ -153,6 +200,41 @@ def partial_label_loss(
         own_targets = _each(targets, lambda t: space.target_of(t[rows], task))  # noqa: B023
         total = total + rows.float().mean() * loss(own_outputs, own_targets)
     return total
+
+
+def prompted_loss(
+    log_odds: Tensor,
+    target: Tensor,
+    pairs: Pairs,
+    space: LabelSpace,
+    batch_dice: bool,
+    ce_weight: float = 1.0,
+) -> Tensor:
+    """``binary_dice_ce`` of log-odds (P, *spatial) on the samples' target, which is in nnU-Net's form.
+
+    Ignored voxels do not count; with ``batch_dice`` the pairs of a prompt share one Dice.
+    """
+    valid = space.valid(target)
+    return binary_dice_ce(
+        log_odds,
+        space.binary(target, pairs.sample, pairs.prompt),
+        pairs.weight,
+        None if valid is None else valid[pairs.sample],
+        pairs.prompt if batch_dice else None,
+        ce_weight,
+    )
+
+
+def deeply_supervised(
+    loss: Callable[[Tensor, Tensor], Tensor],
+    outputs: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    scale_weights: Sequence[float],
+) -> Tensor:
+    """Weighted sum of ``loss(output, target)`` over resolutions, those of weight 0 left out, as nnU-Net's."""
+    scales = zip(scale_weights, outputs, targets, strict=False)
+    zero = torch.zeros((), device=outputs[0].device)
+    return sum((weight * loss(o, t) for weight, o, t in scales if weight != 0), zero)
 
 
 def _each(tensors: Outputs, function: Callable[[Tensor], Tensor]) -> Outputs:

@@ -12,8 +12,9 @@ from nnunet_ssl.losses.dice_ce import binary_dice_ce
 from nnunet_ssl.losses.distance import channel_mse
 from nnunet_ssl.losses.votes import class_pseudo_loss, region_pseudo_loss, vote_dice
 from nnunet_ssl.methods.dbisl import DBiSLConfig
-from nnunet_ssl.methods.dual_task import Maps, Transforms, asked_maps, make_maps, mean_weight, vote, watched
+from nnunet_ssl.methods.dual_task import Maps, Transforms, asked_maps, make_maps, vote, watched
 from nnunet_ssl.nn.task_decoders import Branch
+from nnunet_ssl.targets import mean_weight
 from tests.unit.dbisl_parts import TWO_CLASSES, WATCHED
 from tests.unit.toy import SHAPES, SPACES, as_target, generator, label_map, values
 

@@ -52,6 +52,21 @@ def test_valid_voxels():
     assert SPACES["regions"].valid(target) is None
 
 
+def test_samples_under_their_own_prompts():
+    pairs = SPACES["tasks"].own_pairs(torch.tensor([0, 1]))
+    assert pairs.sample.tolist() == [0, 1, 1]
+    assert pairs.prompt.tolist() == [0, 1, 2]
+    assert pairs.weight.tolist() == [0.5, 0.25, 0.25]
+    assert not SPACES["tasks"].own_prompts(torch.tensor([-1])).any()
+
+
+def test_one_prompt_each_copies_no_features():
+    pairs = SPACES["one_class"].own_pairs(torch.zeros(3, dtype=torch.long))
+    assert pairs.gathered is None and pairs.sample.tolist() == [0, 1, 2]
+    # of a dataset with more, no batch is an exception: a network would be compiled for each kind
+    assert SPACES["tasks"].own_pairs(torch.tensor([0, 0])).gathered.tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("dim", [2, 3])
 @pytest.mark.parametrize("name", SPACES)
 def test_union_of_binaries_is_the_foreground(name, dim):
