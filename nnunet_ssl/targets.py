@@ -129,6 +129,13 @@ class LabelSpace:
             return regions
         return torch.cat([regions, torch.zeros_like(regions[:, :1])], dim=1)
 
+    def label_map(self, target: Tensor) -> Tensor:
+        """(B, *spatial) of a target; of regions the last one that holds a voxel, counted from 1."""
+        if not self.table.has_regions:
+            return target[:, 0]
+        number = torch.arange(1, self.num_prompts + 1, device=target.device)
+        return (target[:, : self.num_prompts].bool() * number.view(-1, *[1] * (target.ndim - 2))).amax(1)
+
     def with_ignore_label(self) -> LabelSpace:
         """The same tasks with an ignore label, the next free value if there is none.
 

@@ -199,6 +199,12 @@ def test_hard_prediction_has_nnunets_form():
     assert regions[..., 0].tolist() == [[[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]]]  # no voxel is ignored
 
 
+def test_the_label_map_of_regions_shows_the_innermost():
+    target = as_target(SPACES["regions_ignore"], REGIONS)  # whole holds 1 and 2, core holds 2
+    assert as_lists(SPACES["regions_ignore"].label_map(target)) == [[[0, 1], [0, 0]], [[2, 0], [0, 1]]]
+    assert torch.equal(SPACES["tasks_ignore"].label_map(CLASSES), CLASSES[:, 0])
+
+
 # Masked targets
 
 
