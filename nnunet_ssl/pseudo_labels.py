@@ -106,10 +106,7 @@ def mean_observation(seen: Sequence[Observation]) -> Observation:
 
 def count_labels(labels: Tensor, space: LabelSpace) -> Tensor:
     """(K + 2,) voxels of each prompt, of any, and of all that is annotated, in a label map of any shape."""
-    maps = []
-    for prompt in space.table.prompts:
-        values = prompt.value if isinstance(prompt.value, tuple) else (prompt.value,)
-        maps.append(torch.isin(labels, torch.tensor(values, dtype=labels.dtype)))
+    maps = [torch.isin(labels, torch.tensor(p.values, dtype=labels.dtype)) for p in space.table.prompts]
     annotated = torch.ones_like(maps[0]) if space.ignore_label is None else labels != space.ignore_label
     return torch.stack([m.sum() for m in (*maps, torch.stack(maps).any(0), annotated)])
 

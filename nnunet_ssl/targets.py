@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -96,7 +95,7 @@ class LabelSpace:
         """Foreground of pairs: (P, *spatial) bool for sample indices (P,) and prompt indices (P,)."""
         if self.table.has_regions:
             return target[sample, prompt].bool()
-        values = torch.tensor([_value(p.value) for p in self.table.prompts], device=target.device)
+        values = torch.tensor([p.values[0] for p in self.table.prompts], device=target.device)
         return target[sample, 0] == values[prompt].view(-1, *[1] * (target.ndim - 2))
 
     def foreground(self, target: Tensor) -> Tensor:
@@ -143,8 +142,8 @@ class LabelSpace:
         """
         if self.ignore_label is not None:
             return self
-        values = (np.max(prompt.value) for prompt in self.table.prompts)  # a region has several
-        return replace(self, ignore_label=int(max(values)) + 1)
+        largest = max(max(prompt.values) for prompt in self.table.prompts)
+        return replace(self, ignore_label=largest + 1)
 
     def masked(self, target: Tensor, keep: Tensor) -> Tensor:
         """Target in nnU-Net's form with the ignore label, which there must be, wherever ``keep`` is not set.
@@ -173,8 +172,9 @@ class LabelSpace:
             return target[:, [*prompts, *ignore]]
         table = torch.zeros(1 + int(target.max()), dtype=target.dtype, device=target.device)
         for channel, k in enumerate(prompts, start=1):
-            if _value(self.table.prompts[k].value) < len(table):
-                table[_value(self.table.prompts[k].value)] = channel
+            value = self.table.prompts[k].values[0]
+            if value < len(table):
+                table[value] = channel
         if self.ignore_label is not None and self.ignore_label < len(table):
             table[self.ignore_label] = self.ignore_label
         return table[target.long()]
@@ -246,7 +246,3 @@ def deeply_supervised(
 
 def _each(tensors: Outputs, function: Callable[[Tensor], Tensor]) -> Outputs:
     return function(tensors) if isinstance(tensors, Tensor) else [function(t) for t in tensors]
-
-
-def _value(value: int | tuple[int, ...]) -> int:
-    return value[0] if isinstance(value, tuple) else value

@@ -33,7 +33,7 @@ def test_distance_labels_are_those_of_each_foreground_in_the_spacing(name):
     assert distances.known is None and distances.of_y.shape == y.shape
     assert torch.allclose(distances.of_y[1, 2], seg_to_distance(y[1, 2:3], spacing=spacing)[0])
     for k, prompt in enumerate(space.table.prompts):
-        own = torch.tensor(prompt.value if isinstance(prompt.value, tuple) else (prompt.value,))
+        own = torch.tensor(prompt.values)
         mask = torch.isin(labels[:, 0].long(), own)
         inner, outer = distance_to(~mask, spacing), distance_to(mask, spacing)
         expected = inner / inner.amax((1, 2), keepdim=True) - outer / outer.amax((1, 2), keepdim=True)
