@@ -15,13 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nnunet_ssl.curve_names import AGREEMENT, BY_LABEL, COVERAGE, PREFIX
+from nnunet_ssl.curve_names import COLLAPSED as COLLAPSED  # these four are for the monitor
+from nnunet_ssl.curve_names import CONFIDENCE as CONFIDENCE
+from nnunet_ssl.curve_names import HIDDEN_DICE as HIDDEN_DICE
+from nnunet_ssl.curve_names import REFERENCE as REFERENCE
 from nnunet_ssl.targets import LabelSpace
-
-PREFIX = "ssl_monitor/"  # of the curves in nnU-Net's log
-REFERENCE = "ssl_reference/"  # of what a curve is to be compared with
-COVERAGE, CONFIDENCE, AGREEMENT = "coverage", "confidence", "agreement"
-BY_LABEL, HIDDEN_DICE = "coverage_by_label", "hidden_dice"
-COLLAPSED = "WARNING: the pseudo-labels may have collapsed:"  # begins a line of the training log
 
 PATIENCE = 5  # epochs in a row that make a collapse
 START = 0.1  # share of training in which nothing is a collapse: networks begin with empty predictions

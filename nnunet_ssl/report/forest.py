@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_ssl.benchmark.plan import ALL
-from nnunet_ssl.pseudo_labels import BY_LABEL, COVERAGE, PREFIX, REFERENCE
+from nnunet_ssl.curve_names import BY_LABEL, COVERAGE, PREFIX, REFERENCE
 from nnunet_ssl.report.answers import Answer
 from nnunet_ssl.report.drawing import GREY, figure, method_styles, svg
 from nnunet_ssl.report.plots import curves_of, title_of
