@@ -303,11 +303,16 @@ def test_samples_of_different_tasks():
     assert all(torch.equal(a, b) for a, b in zip(made(x), full, strict=True))
 
 
-def test_restriction_gives_back_the_question_before():
-    made, x = network(deep_supervision=False), images()
+@pytest.mark.parametrize("name", ["tasks", "region_tasks"])
+def test_restriction_asks_once_and_gives_back_the_question_before(name, monkeypatch):
+    made, x = network(SPACES[name], deep_supervision=False), images()
     made.ask(torch.tensor([True, False, False]))
-    before = made(x)
-    restrict_output(made, torch.tensor([True, False, True, True])).remove()
+    before, questions = made(x), []
+    monkeypatch.setattr(made, "ask", lambda keep, ask=made.ask: (questions.append(keep.tolist()), ask(keep)))
+    wanted = [False, True, True]
+    keep = torch.tensor([True, *wanted] if name == "tasks" else wanted)
+    restrict_output(torch.compile(made, backend="eager"), keep).remove()
+    assert questions == [wanted, [True, False, False]]
     assert torch.equal(made(x), before)
 
 
