@@ -226,9 +226,9 @@ class ProPL(Method):
         return factors.to(images.device, non_blocking=True)
 
 
-def _one_of_each_prompt(prompts: Tensor, most: int = 6) -> list[int]:
-    """The first pair of each prompt."""
+def _one_of_each_prompt(prompts: Tensor) -> list[int]:
+    """The first pair of each prompt, of six at most."""
     first: dict[int, int] = {}
     for p, k in enumerate(prompts.tolist()):
         first.setdefault(k, p)
-    return list(first.values())[:most]
+    return list(first.values())[:6]
