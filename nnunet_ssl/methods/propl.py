@@ -40,7 +40,8 @@ from nnunet_ssl.targets import LabelSpace, Pairs, deeply_supervised, prompted_lo
 class ProPLConfig:
     """Options of ProPL; the defaults are the paper's unless a reason is given.
 
-    The paper trains with initial_lr=1e-3, weight_decay=1e-5 and momentum 0.9; unset, these are nnU-Net's.
+    The paper trains with initial_lr=1e-3 and weight_decay=1e-5; unset, these are nnU-Net's. Its momentum of
+    0.9 is no option here: SGD has nnU-Net's, 0.99.
 
     Attributes:
         perturbations: N, the perturbed passes of sd; 0 takes sd's plain prediction (no UPLC, Tables 4 to 6),

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from nnunet_ssl.cli import main
-from nnunet_ssl.doctor.findings import CHECKS
+from nnunet_ssl.doctor.findings import CHECK_NAMES
 
 pytestmark = pytest.mark.integration
 
@@ -200,7 +200,7 @@ def test_one_thing_wrong(patient: Path, tmp_path: Path, spoil: Callable[[Path], 
     found = findings(tmp_path / "out")
     assert ("error", check) in found
     assert [c for severity, c in found if severity == "error"] == [check]
-    assert {c for _, c in found} <= set(CHECKS)
+    assert {c for _, c in found} <= set(CHECK_NAMES)
     assert doctor("--accept", check) == 0  # the user knows better
 
 
