@@ -121,13 +121,13 @@ def _box_sizes(fractions: Tensor, shape: Sequence[int], ratio_of: RatioOf) -> Te
     return size
 
 
-def _cube_masks(fractions: Tensor, shape: Sequence[int], generator: torch.Generator, edge: int = 6) -> Tensor:
+def _cube_masks(fractions: Tensor, shape: Sequence[int], generator: torch.Generator) -> Tensor:
     """Cubes grown from Bernoulli seeds.
 
     A voxel stays free if none of its ``edge^d`` possible seeds is set, so the seeds' probability
     ``1 - (1 - f)^(1 / edge^d)`` masks the share ``f`` on average.
     """
-    dim = len(shape)
+    dim, edge = len(shape), 6
     seed_probability = 1 - (1 - fractions) ** (1.0 / edge**dim)
     padded = [s + edge - 1 for s in shape]
     draw = torch.rand(len(fractions), 1, *padded, generator=generator)
@@ -145,10 +145,8 @@ def _slice_masks(fractions: Tensor, shape: Sequence[int], generator: torch.Gener
     return keep.view(len(fractions), 1, length, *[1] * (len(shape) - 1)).expand(-1, -1, *shape).clone()
 
 
-def cube_grid_masks(
-    count: int, shape: Sequence[int], share: float, generator: torch.Generator, edge: int = 16
-) -> Tensor:
-    """Cut the patch into cubes and mask a share of them, drawn without replacement (PICK, Table 7, v1).
+def cube_grid_masks(count: int, shape: Sequence[int], share: float, generator: torch.Generator) -> Tensor:
+    """Cut the patch into cubes of edge 16 and mask a share, drawn without replacement (PICK, Table 7, v1).
 
     Cubes at the far faces are cut off by them. In a patch shorter than two cubes the edge is halved until two
     fit along its longest axis: of a single cube all or nothing would be masked.
@@ -158,11 +156,11 @@ def cube_grid_masks(
         shape: spatial shape of the patch in voxels.
         share: share of the cubes, rounded to whole ones.
         generator: CPU generator.
-        edge: edge of a cube in voxels.
 
     Returns:
         (count, 1, *shape) on the CPU, 0 inside.
     """
+    edge = 16
     while edge > 1 and max(shape) < 2 * edge:
         edge //= 2
     cells = [-(-s // edge) for s in shape]

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nnunet_ssl.curve_names import AGREEMENT, BY_LABEL, COVERAGE, PREFIX
+from nnunet_ssl.curve_names import COLLAPSED as COLLAPSED  # these four are for the monitor
+from nnunet_ssl.curve_names import CONFIDENCE as CONFIDENCE
+from nnunet_ssl.curve_names import HIDDEN_DICE as HIDDEN_DICE
+from nnunet_ssl.curve_names import REFERENCE as REFERENCE
 from nnunet_ssl.targets import LabelSpace
-
-PREFIX = "ssl_monitor/"  # of the curves in nnU-Net's log
-REFERENCE = "ssl_reference/"  # of what a curve is to be compared with
-COVERAGE, CONFIDENCE, AGREEMENT = "coverage", "confidence", "agreement"
-BY_LABEL, HIDDEN_DICE = "coverage_by_label", "hidden_dice"
-COLLAPSED = "WARNING: the pseudo-labels may have collapsed:"  # begins a line of the training log
 
 PATIENCE = 5  # epochs in a row that make a collapse
 START = 0.1  # share of training in which nothing is a collapse: networks begin with empty predictions
@@ -106,10 +105,7 @@ def mean_observation(seen: Sequence[Observation]) -> Observation:
 
 def count_labels(labels: Tensor, space: LabelSpace) -> Tensor:
     """(K + 2,) voxels of each prompt, of any, and of all that is annotated, in a label map of any shape."""
-    maps = []
-    for prompt in space.table.prompts:
-        values = prompt.value if isinstance(prompt.value, tuple) else (prompt.value,)
-        maps.append(torch.isin(labels, torch.tensor(values, dtype=labels.dtype)))
+    maps = [torch.isin(labels, torch.tensor(p.values, dtype=labels.dtype)) for p in space.table.prompts]
     annotated = torch.ones_like(maps[0]) if space.ignore_label is None else labels != space.ignore_label
     return torch.stack([m.sum() for m in (*maps, torch.stack(maps).any(0), annotated)])
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from nnunet_ssl.losses.dice_ce import binary_dice_ce
 from nnunet_ssl.masks import resize_masks
 from nnunet_ssl.tasks import TaskTable
 
@@ -26,6 +27,39 @@ SegmentationLoss = Callable[[Outputs, Outputs], Tensor]
 def full_resolution(outputs: Outputs) -> Tensor:
     """What a network gives at the full resolution: its output, or the first with deep supervision."""
     return outputs if isinstance(outputs, Tensor) else outputs[0]
+
+
+class Pairs(NamedTuple):
+    """Which prompts are asked of which samples.
+
+    Attributes:
+        gathered: (P,) index of the sample; ``None`` where pair p is that of sample p, so features need no
+            copies.
+        prompt: (P,) index of the prompt.
+        weight: (P,) weight.
+    """
+
+    gathered: Tensor | None
+    prompt: Tensor
+    weight: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor) -> Pairs:
+        """Those whose weight (B, K) is not 0."""
+        sample, prompt = weight.nonzero(as_tuple=True)
+        return cls(sample, prompt, weight[sample, prompt])
+
+    @property
+    def sample(self) -> Tensor:
+        """(P,) index of the sample."""
+        if self.gathered is not None:
+            return self.gathered
+        return torch.arange(len(self.prompt), device=self.prompt.device)
+
+
+def mean_weight(asked: Tensor) -> Tensor:
+    """(B, K) of what is ``asked`` (B, K) in a mean: samples weigh the same, and so do a sample's prompts."""
+    return asked / asked.sum(1, keepdim=True) / len(asked)
 
 
 @dataclass(frozen=True)
@@ -45,11 +79,23 @@ class LabelSpace:
         """Number K of prompts, the synthetic one not counted."""
         return len(self.table.prompts)
 
+    def own_prompts(self, tasks: Tensor) -> Tensor:
+        """Prompts of the task (B,) of each sample: (B, K) bool; none where the task is -1, unknown."""
+        owner = torch.tensor([p.task for p in self.table.prompts], device=tasks.device)
+        return tasks[:, None] == owner
+
+    def own_pairs(self, tasks: Tensor) -> Pairs:
+        """Each sample, whose task must be known, under that task's prompts; weighed as in a mean."""
+        pairs = Pairs.of(mean_weight(self.own_prompts(tasks)))
+        # A property of the dataset, not of the batch: else a compiled network has several forms
+        single = all(len(self.table.prompts_of(task)) == 1 for task in range(len(self.table)))
+        return pairs._replace(gathered=None) if single else pairs
+
     def binary(self, target: Tensor, sample: Tensor, prompt: Tensor) -> Tensor:
         """Foreground of pairs: (P, *spatial) bool for sample indices (P,) and prompt indices (P,)."""
         if self.table.has_regions:
             return target[sample, prompt].bool()
-        values = torch.tensor([_value(p.value) for p in self.table.prompts], device=target.device)
+        values = torch.tensor([p.values[0] for p in self.table.prompts], device=target.device)
         return target[sample, 0] == values[prompt].view(-1, *[1] * (target.ndim - 2))
 
     def foreground(self, target: Tensor) -> Tensor:
@@ -82,6 +128,13 @@ class LabelSpace:
             return regions
         return torch.cat([regions, torch.zeros_like(regions[:, :1])], dim=1)
 
+    def label_map(self, target: Tensor) -> Tensor:
+        """(B, *spatial) of a target; of regions the last one that holds a voxel, counted from 1."""
+        if not self.table.has_regions:
+            return target[:, 0]
+        number = torch.arange(1, self.num_prompts + 1, device=target.device)
+        return (target[:, : self.num_prompts].bool() * number.view(-1, *[1] * (target.ndim - 2))).amax(1)
+
     def with_ignore_label(self) -> LabelSpace:
         """The same tasks with an ignore label, the next free value if there is none.
 
@@ -89,8 +142,8 @@ class LabelSpace:
         """
         if self.ignore_label is not None:
             return self
-        values = (np.max(prompt.value) for prompt in self.table.prompts)  # a region has several
-        return replace(self, ignore_label=int(max(values)) + 1)
+        largest = max(max(prompt.values) for prompt in self.table.prompts)
+        return replace(self, ignore_label=largest + 1)
 
     def masked(self, target: Tensor, keep: Tensor) -> Tensor:
         """Target in nnU-Net's form with the ignore label, which there must be, wherever ``keep`` is not set.
@@ -119,8 +172,9 @@ class LabelSpace:
             return target[:, [*prompts, *ignore]]
         table = torch.zeros(1 + int(target.max()), dtype=target.dtype, device=target.device)
         for channel, k in enumerate(prompts, start=1):
-            if _value(self.table.prompts[k].value) < len(table):
-                table[_value(self.table.prompts[k].value)] = channel
+            value = self.table.prompts[k].values[0]
+            if value < len(table):
+                table[value] = channel
         if self.ignore_label is not None and self.ignore_label < len(table):
             table[self.ignore_label] = self.ignore_label
         return table[target.long()]
@@ -155,9 +209,40 @@ def partial_label_loss(
     return total
 
 
+def prompted_loss(
+    log_odds: Tensor,
+    target: Tensor,
+    pairs: Pairs,
+    space: LabelSpace,
+    batch_dice: bool,
+    ce_weight: float = 1.0,
+) -> Tensor:
+    """``binary_dice_ce`` of log-odds (P, *spatial) on the samples' target, which is in nnU-Net's form.
+
+    Ignored voxels do not count; with ``batch_dice`` the pairs of a prompt share one Dice.
+    """
+    valid = space.valid(target)
+    return binary_dice_ce(
+        log_odds,
+        space.binary(target, pairs.sample, pairs.prompt),
+        pairs.weight,
+        None if valid is None else valid[pairs.sample],
+        pairs.prompt if batch_dice else None,
+        ce_weight,
+    )
+
+
+def deeply_supervised(
+    loss: Callable[[Tensor, Tensor], Tensor],
+    outputs: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    scale_weights: Sequence[float],
+) -> Tensor:
+    """Weighted sum of ``loss(output, target)`` over resolutions, those of weight 0 left out, as nnU-Net's."""
+    scales = zip(scale_weights, outputs, targets, strict=False)
+    zero = torch.zeros((), device=outputs[0].device)
+    return sum((weight * loss(o, t) for weight, o, t in scales if weight != 0), zero)
+
+
 def _each(tensors: Outputs, function: Callable[[Tensor], Tensor]) -> Outputs:
     return function(tensors) if isinstance(tensors, Tensor) else [function(t) for t in tensors]
-
-
-def _value(value: int | tuple[int, ...]) -> int:
-    return value[0] if isinstance(value, tuple) else value

@@ -73,6 +73,11 @@ class Prompt:
     value: LabelValue
     task: int
 
+    @property
+    def values(self) -> tuple[int, ...]:
+        """Values in a label map: one, or those of a region."""
+        return _members(self.value)
+
 
 class TaskTable:
     """The tasks of a dataset and the prompts they make.

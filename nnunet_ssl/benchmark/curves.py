@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from nnunet_ssl.conversion.dataset_json import read_json, write_json_atomically
-from nnunet_ssl.pseudo_labels import COLLAPSED
+from nnunet_ssl.curve_names import COLLAPSED
 
 CURVES = "curves.json"
 

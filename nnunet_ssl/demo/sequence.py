@@ -94,13 +94,13 @@ class Workplace:
         return roots | {name: os.environ.get(name, value) for name, value in defaults.items()}
 
 
-def demo_steps(place: Workplace, device: str, budget: Budget, seed: int = 0) -> list[Step]:
+def demo_steps(place: Workplace, device: str, budget: Budget) -> list[Step]:
     """The sequence: data, plans, a baseline and a semi-supervised model, scores, report."""
     counts = budget.counts
 
     def make_data() -> None:
-        place.clear()  # what another budget or seed has left
-        write_dataset(place.dataset, counts, seed)
+        place.clear()  # what another budget has left
+        write_dataset(place.dataset, counts, seed=0)
 
     where = ("-d", DATASET_ID, "-c", _CONFIGURATION)
     per_task = f"{counts.labeled} labelled, {counts.unlabeled} unlabelled, {counts.test} test scans"
@@ -110,7 +110,7 @@ def demo_steps(place: Workplace, device: str, budget: Budget, seed: int = 0) -> 
     return [
         Action(
             "Draw the phantom",
-            f"# seed {seed}: {len(TASKS)} tasks of {per_task} in {place.dataset}",
+            f"# seed 0: {len(TASKS)} tasks of {per_task} in {place.dataset}",
             make_data,
         ),
         Command("Plan and preprocess", ("nnUNetv2_plan_and_preprocess", *where, "-np", "2")),

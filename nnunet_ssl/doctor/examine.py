@@ -67,7 +67,6 @@ class Request:
         group_regex: as in ``nnUNetv2_ssl split``.
         accepted: checks whose errors the user declares to be none.
         processes: workers that read.
-        progress: show a progress bar.
 
     Raises:
         ConfigError: there is no such check.
@@ -80,7 +79,6 @@ class Request:
     group_regex: str | None = None
     accepted: Sequence[str] = ()
     processes: int = 1
-    progress: bool = True
 
     def __post_init__(self) -> None:
         accept((), self.accepted)  # a misspelt name is an error now, not after all has been read
@@ -117,7 +115,7 @@ def examine(request: Request) -> Examination:
         [case.case for case in cases if case.folder == IMAGES_TR],
     )
     started = time.monotonic()
-    facts = scan(cases, nnunet.find_reader(dataset_json, cases), request.processes, request.progress)
+    facts = scan(cases, nnunet.find_reader(dataset_json, cases), request.processes)
     seconds = time.monotonic() - started
     normalization = nnunet.normalization_of(dataset_json, plans, configuration)
     study = Study(request.dataset.name, dataset_json, facts, folds, normalization, request.group_regex)

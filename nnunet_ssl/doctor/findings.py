@@ -10,7 +10,7 @@ from typing import Any
 from nnunet_ssl.doctor.facts import IMAGES_TS, CaseFacts
 from nnunet_ssl.errors import ConfigError
 
-CHECKS = (
+CHECK_NAMES = (
     "file-names missing-channel orphan-label missing-label unreadable dataset-json no-cases channels "
     "dimension channel-geometry label-geometry label-values foreign-labels no-task blank-label sides "
     "two-parts stale-split absent-task absent-class duplicate look-alike torn-patient nan constant drift "
@@ -96,9 +96,11 @@ def accept(findings: Iterable[Finding], checks: Sequence[str]) -> list[Finding]:
     Raises:
         ConfigError: there is no such check.
     """
-    unknown = [check for check in checks if check not in CHECKS]
+    unknown = [check for check in checks if check not in CHECK_NAMES]
     if unknown:
-        raise ConfigError(f"--accept: unknown {', '.join(unknown)}. The checks are: {', '.join(CHECKS)}.")
+        raise ConfigError(
+            f"--accept: unknown {', '.join(unknown)}. The checks are: {', '.join(CHECK_NAMES)}."
+        )
     return [
         replace(f, severity=max(f.severity, Severity.WARNING)) if f.check in checks else f for f in findings
     ]

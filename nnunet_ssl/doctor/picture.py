@@ -10,15 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from nnunet_ssl.doctor.checks.drift import (
-    Group,
-    channel_name,
-    curves,
-    groups,
-    is_per_case,
-    measure,
-    raw_curves,
-)
+from nnunet_ssl.doctor.checks.drift import Group, channel_name, curves, groups, is_per_case, measure
 from nnunet_ssl.doctor.facts import QUANTILE_LEVELS, CaseFacts
 from nnunet_ssl.doctor.study import Study
 
@@ -56,11 +48,11 @@ def draw_intensities(study: Study, file: Path) -> bool:
     for (left, right), group in zip(axes, rows, strict=True):
         name = channel_name(study, group.channel)
         title = f"{group.task}: {name}" if group.task else name
-        _panel(left, group, _members(group, study, raw=True))
+        _panel(left, _members(group, study, raw=True))
         left.set_title(f"{title}\nas stored", loc="left", fontsize=10)
         left.set_xlabel("intensity")
         left.set_ylabel("share of voxels")
-        _panel(right, group, _members(group, study, raw=False))
+        _panel(right, _members(group, study, raw=False))
         per_case = is_per_case(study, group.channel)
         right.set_title(f"{_drift_text(group, study)}\nas the network gets it", loc="left", fontsize=10)
         right.set_xlabel("standard deviations from the mean of the case" if per_case else "intensity")
@@ -91,11 +83,10 @@ def _members(group: Group, study: Study, raw: bool) -> dict[str, NDArray[np.floa
         "unlabelled": group.unlabeled,
         "test": group.test,
     }
-    read = raw_curves if raw else curves
-    return {part: read(cases, group.channel, study) for part, cases in parts.items() if cases}
+    return {part: curves(cases, group.channel, study, raw) for part, cases in parts.items() if cases}
 
 
-def _panel(panel: Any, group: Group, parts: dict[str, NDArray[np.float64]]) -> None:
+def _panel(panel: Any, parts: dict[str, NDArray[np.float64]]) -> None:
     ends = np.concatenate([curve[:, [0, -1]] for curve in parts.values()])
     # The typical ranges, not the widest: one strange scan must not squeeze all others
     low, high = np.percentile(ends[:, 0], 5), np.percentile(ends[:, 1], 95)

@@ -21,25 +21,22 @@ BYTES_PER_VOXEL = 14
 _FEW = 8  # cases that are read before other processes would have started
 
 
-def scan(
-    cases: Sequence[CaseFiles], reader_class: type[Reader], num_processes: int, progress: bool = True
-) -> list[CaseFacts]:
+def scan(cases: Sequence[CaseFiles], reader_class: type[Reader], num_processes: int) -> list[CaseFacts]:
     """Facts of every case, in the order of ``cases``.
 
     Args:
         cases: their files.
         reader_class: nnU-Net's reader for the dataset.
         num_processes: workers wanted; fewer are taken if memory would not hold as many of the largest scans.
-        progress: show a progress bar.
 
     Raises:
         DataError: a worker was killed.
     """
     workers = min(num_processes, affordable_workers(cases))
     read = partial(read_case, reader_class=reader_class)
-    hidden = None if progress else True  # None: where nobody looks, as in a log file
     results = run_jobs(read, cases, workers, few=_FEW)
-    by_position = dict(tqdm(results, total=len(cases), desc="Reading cases", disable=hidden))
+    # None hides it where nobody looks, as in a log file
+    by_position = dict(tqdm(results, total=len(cases), desc="Reading cases", disable=None))
     return [by_position[i] for i in range(len(cases))]
 
 

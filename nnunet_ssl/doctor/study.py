@@ -112,11 +112,7 @@ class Study:
 
     def own_values(self, task: int) -> set[int]:
         """Label values that a task annotates."""
-        values: set[int] = set()
-        for index in self.table.prompts_of(task):
-            value = self.table.prompts[index].value
-            values.update(value if isinstance(value, tuple) else (value,))
-        return values - {0}
+        return {value for p in self.table.prompts if p.task == task for value in p.values} - {0}
 
 
 def read_folds(splits_file: Path, fold: str | None, labeled: Iterable[str]) -> list[Fold]:

@@ -90,12 +90,12 @@ def resampled_means(
     return np.concatenate(means)
 
 
-def interval(samples: Values, level: float = LEVEL) -> tuple[float, float]:
-    """Bounds between which the middle ``level`` of the samples lies; NaN if fewer than two are defined."""
+def interval(samples: Values) -> tuple[float, float]:
+    """Bounds between which the middle ``LEVEL`` of the samples lies; NaN if fewer than two are defined."""
     samples = samples[~np.isnan(samples)]
     if len(samples) < 2:
         return float("nan"), float("nan")
-    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 

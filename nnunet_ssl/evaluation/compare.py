@@ -32,7 +32,7 @@ from nnunet_ssl.evaluation.bootstrap import (
     overall_mean,
     resampled_means,
 )
-from nnunet_ssl.evaluation.scores import SMALLER_IS_BETTER, Scores
+from nnunet_ssl.evaluation.scores import Scores
 
 OVERALL = "mean of labels"
 SIGNIFICANT = 0.05
@@ -80,11 +80,6 @@ class Comparison:
     def difference(self) -> float:
         """B minus A."""
         return self.mean_b - self.mean_a
-
-    @property
-    def gain(self) -> float:
-        """By how much B is better: the difference, with its sign turned for distances."""
-        return -self.difference if self.metric in SMALLER_IS_BETTER else self.difference
 
     def shown(self, p: float | None = None) -> int:
         """Which way a difference is shown: 1 if B's values are larger, -1 if they are smaller, 0 if neither.

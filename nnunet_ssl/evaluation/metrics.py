@@ -40,8 +40,12 @@ def jaccard(prediction: Mask, reference: Mask) -> float:
     return _ratio(np.count_nonzero(prediction & reference), np.count_nonzero(prediction | reference))
 
 
-def hd95(prediction: Mask, reference: Mask, spacing: Sequence[float] | None = None) -> float:
-    """95th percentile of the distances from each surface to the other, both directions pooled.
+def scores(prediction: Mask, reference: Mask, spacing: Sequence[float] | None = None) -> dict[str, float]:
+    """All of ``METRICS`` at once, with each distance transform computed once.
+
+    HD95 is the 95th percentile of the distances from each surface to the other, both directions pooled. ASD
+    is the mean distance from the surface of the prediction to that of the reference; swapping the masks
+    changes it.
 
     Args:
         prediction: mask of any dimension.
@@ -49,27 +53,10 @@ def hd95(prediction: Mask, reference: Mask, spacing: Sequence[float] | None = No
         spacing: size of a voxel along each axis; ``None`` measures in voxels.
 
     Returns:
-        The distance in the unit of ``spacing``; NaN if a mask is empty.
+        Distances in the unit of ``spacing``, NaN if a mask is empty; overlaps as ``dice`` and ``jaccard``.
 
     Raises:
         ValueError: the masks differ in shape, or ``spacing`` has not one entry for each axis.
-    """
-    return _hd95(*_both_directions(prediction, reference, spacing))
-
-
-def asd(prediction: Mask, reference: Mask, spacing: Sequence[float] | None = None) -> float:
-    """Mean distance from the surface of the prediction to the surface of the reference.
-
-    Directed, as MedPy's ``asd``: swapping the masks changes the value. Arguments, unit, NaN and errors as
-    ``hd95``.
-    """
-    return _mean(_both_directions(prediction, reference, spacing)[0])
-
-
-def scores(prediction: Mask, reference: Mask, spacing: Sequence[float] | None = None) -> dict[str, float]:
-    """All of ``METRICS`` at once, with each distance transform computed once.
-
-    Arguments and errors as ``hd95``.
     """
     to_reference, to_prediction = _both_directions(prediction, reference, spacing)
     return {

@@ -1,1 +1,1 @@
-"""Prompts at prediction."""
+"""Prompts at prediction, and trained models as folders of their own."""

@@ -109,7 +109,7 @@ def cut_labels(dataset_json: Mapping[str, Any], table: TaskTable, prompts: Seque
     Regions keep the order in which they are written. Where each holds a single value it is listed twice: by
     a list of several nnU-Net knows that labels are regions, which the network was trained for.
     """
-    values = [p.value if isinstance(p.value, tuple) else (p.value,) for p in table.prompts]
+    values = [p.values for p in table.prompts]
     order = dataset_json["regions_class_order"] if table.has_regions else ()
     written = [order[k] for k in prompts] if table.has_regions else []
     left = sorted({*written, *(v for k in prompts for v in values[k])})

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from nnunet_ssl.nn.propl_unet import ProPLUNet
 from nnunet_ssl.targets import LabelSpace
 from nnunet_ssl.tasks import BLOCK, TaskTable
 
@@ -26,27 +27,11 @@ PLANS_TASK = "task"  # in plans["nnunet_ssl"] of an exported model: what it pred
 MARGIN = 50.0
 
 
-@runtime_checkable
-class Askable(Protocol):
-    """A network that decodes prompt by prompt, so that what nobody asks for need not be computed.
-
-    Attributes:
-        asked: bool (K,) or (B, K), the prompts that it is asked; ``None`` for all.
-        has_background: whether channel 0 of its output is background, so that channel k + 1 is prompt k's.
-    """
-
-    asked: Tensor | None
-    has_background: bool
-
-    def ask(self, keep: Tensor | None) -> None:
-        """Set ``asked``."""
-
-
 class Restriction:
     """Lets a network predict only some channels until it is removed.
 
-    Networks that decode prompt by prompt (``Askable``) are spared the prompts of other channels; for all
-    others their output is suppressed.
+    A network that decodes prompt by prompt, ProPL's, is spared the prompts of other channels; of all others
+    the output is suppressed.
 
     Args:
         handle: of the hook on the output.
@@ -54,7 +39,7 @@ class Restriction:
         keep: bool (K,) or (B, K), the prompts to keep.
     """
 
-    def __init__(self, handle: RemovableHandle, asked: Sequence[Askable], keep: Tensor) -> None:
+    def __init__(self, handle: RemovableHandle, asked: Sequence[ProPLUNet], keep: Tensor) -> None:
         self._handle = handle
         self._before = [(network, network.asked) for network in asked]
         for network in asked:
@@ -82,7 +67,7 @@ def restrict_output(network: nn.Module, keep: Tensor) -> Restriction:
             return suppress_channels(output, keep)
         return [suppress_channels(o, keep) for o in output]
 
-    asked = [m for m in network.modules() if isinstance(m, Askable)]
+    asked = [m for m in network.modules() if isinstance(m, ProPLUNet)]
     offset = 1 if any(m.has_background for m in asked) else 0
     return Restriction(network.register_forward_hook(hook), asked, keep[..., offset:])
 

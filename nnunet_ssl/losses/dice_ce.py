@@ -15,9 +15,14 @@ SMOOTH = 1e-5  # nnU-Net's
 
 
 def binary_dice_ce(
-    log_odds: Tensor, target: Tensor, weight: Tensor, valid: Tensor | None = None, group: Tensor | None = None
+    log_odds: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    valid: Tensor | None = None,
+    group: Tensor | None = None,
+    ce_weight: float = 1.0,
 ) -> Tensor:
-    """Weighted sum over pairs of ``(1 - Dice) + CE`` (VerSemi eq. 3).
+    """Weighted sum over pairs of ``(1 - Dice) + ce_weight * CE`` (VerSemi eq. 3; DBiSL eq. 7, of T_r2s(R)).
 
     Args:
         log_odds: (P, *spatial).
@@ -25,6 +30,8 @@ def binary_dice_ce(
         weight: (P,) weight of each pair.
         valid: (P, *spatial) bool, voxels that count; ``None`` for all.
         group: (P,) long; pairs of one group share one Dice ("batch Dice"); ``None`` for a Dice per pair.
+        ce_weight: of the cross entropy: of log-odds ``k R`` it has a gradient in R that is k times that of a
+            segmentation head in its logit.
 
     Returns:
         Scalar in float32 (in float64 for such input). Finite without foreground and without a valid voxel.
@@ -34,7 +41,7 @@ def binary_dice_ce(
     mask = None if valid is None else valid.to(z.dtype).flatten(1)
     cross_entropy = masked_mean(F.binary_cross_entropy_with_logits(z, y, reduction="none"), mask)
     dice = soft_dice(torch.sigmoid(z), y, mask, group, weight)
-    return (weight * cross_entropy).sum() + dice
+    return ce_weight * (weight * cross_entropy).sum() + dice
 
 
 def soft_dice(

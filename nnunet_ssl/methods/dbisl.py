@@ -16,24 +16,15 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from nnunet_ssl.losses.distance import channel_mse, distance_dice_ce
+from nnunet_ssl.losses.distance import channel_mse
 from nnunet_ssl.losses.votes import class_pseudo_loss, region_pseudo_loss
 from nnunet_ssl.methods.base import Batch, Method, Panel, Terms
 from nnunet_ssl.methods.dbisl_options import DBiSLConfig
-from nnunet_ssl.methods.dual_task import (
-    Distances,
-    Maps,
-    Transforms,
-    asked_maps,
-    make_maps,
-    mean_weight,
-    vote,
-    watched,
-)
+from nnunet_ssl.methods.dual_task import Distances, Maps, Transforms, make_maps, vote, watched
 from nnunet_ssl.methods.dual_task_pictures import strip
 from nnunet_ssl.nn.task_decoders import Branch, run_branches
 from nnunet_ssl.ramps import gaussian_ramp
-from nnunet_ssl.targets import LabelSpace, SegmentationLoss, partial_label_loss
+from nnunet_ssl.targets import LabelSpace, SegmentationLoss, mean_weight, partial_label_loss, prompted_loss
 
 __all__ = ["DBiSL", "DBiSLConfig"]
 
@@ -126,25 +117,21 @@ class DBiSL(Method):
 
     def _against_labels(self, r: Tensor, distances: Distances, batch: Batch) -> Tensor:
         """L_mse(R, labels), over what is known of the labels."""
-        count = len(batch.labeled)
-        weight = mean_weight(asked_maps(self.space, batch.tasks, count))
+        weight, count = mean_weight(self.space.own_prompts(batch.tasks)), len(batch.labeled)
         return _total([channel_mse(m[:count], distances.labels, weight, distances.known) for m in r])
 
     def _segmentation_of_r(self, r: Tensor, batch: Batch) -> Tensor:
         """L_seg(T_r2s(R), Y) (eq. 7), binary for each map, from k R itself."""
-        target = batch.targets[0]
-        asked = asked_maps(self.space, batch.tasks, len(target))
-        sample, prompt = asked.nonzero(as_tuple=True)
-        truth, valid = self.space.binary(target, sample, prompt), self.space.valid(target)
+        pairs = self.space.own_pairs(batch.tasks)
         loss = partial(
-            distance_dice_ce,
-            target=truth,
-            weight=mean_weight(asked)[sample, prompt],
+            prompted_loss,
+            target=batch.targets[0],
+            pairs=pairs,
+            space=self.space,
+            batch_dice=self.batch_dice,
             ce_weight=self.config.cross_entropy_weight,
-            valid=None if valid is None else valid[sample],
-            group=prompt if self.batch_dice else None,
         )
-        return _total([loss(self.transforms.r2s_logits(branch[sample, prompt])) for branch in r])
+        return _total([loss(self.transforms.r2s_logits(branch[pairs.sample, pairs.prompt])) for branch in r])
 
     def _intra_consistency(self, maps: Maps) -> Terms:
         """The same task in both branches (eq. 9)."""

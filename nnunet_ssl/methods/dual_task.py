@@ -25,7 +25,7 @@ from nnunet_ssl.losses.votes import vote_dice
 from nnunet_ssl.methods.base import Terms
 from nnunet_ssl.methods.dbisl_options import DBiSLConfig
 from nnunet_ssl.nn.task_decoders import Branch
-from nnunet_ssl.targets import LabelSpace
+from nnunet_ssl.targets import LabelSpace, mean_weight
 
 NEVER = -1e4  # logit of a class that a labelled sample's task does not know: its probability is exactly 0
 
@@ -63,15 +63,8 @@ def make_maps(branches: Sequence[Branch], space: LabelSpace, tasks: Tensor) -> M
 
 def asked_maps(space: LabelSpace, tasks: Tensor, count: int) -> Tensor:
     """(count, K) bool: which maps of each sample count; ``tasks`` are those of the first, labelled ones."""
-    owner = torch.tensor([p.task for p in space.table.prompts], device=tasks.device)
-    asked = torch.ones(count, len(owner), dtype=torch.bool, device=tasks.device)
-    asked[: len(tasks)] = tasks[:, None] == owner
-    return asked
-
-
-def mean_weight(asked: Tensor) -> Tensor:
-    """(N, K) of each map in a mean: samples weigh the same, within a sample the maps it is asked for."""
-    return asked / asked.sum(1, keepdim=True) / len(asked)
+    own = space.own_prompts(tasks)
+    return torch.cat([own, own.new_ones(count - len(own), space.num_prompts)])
 
 
 class Distances(NamedTuple):

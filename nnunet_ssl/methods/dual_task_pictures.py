@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from nnunet_ssl.methods.base import Panel
@@ -29,8 +28,8 @@ def strip(
     k = int(maps.y[0, row].flatten(1).sum(1).argmax())
     panels = [Panel("unlabelled" if truth is None else "labelled", image[0])]
     if truth is not None:
-        panels.append(Panel("truth", label_map(space, truth)[0], "labels"))
-    segmented = label_map(space, space.hard(maps.log[0, row : row + 1]))
+        panels.append(Panel("truth", space.label_map(truth)[0], "labels"))
+    segmented = space.label_map(space.hard(maps.log[0, row : row + 1]))
     panels.append(Panel("segmentation", segmented[0], "labels"))
     if maps.r is not None:
         r = maps.r[0, row, k]
@@ -42,11 +41,3 @@ def strip(
     confident = vote(maps, space)[1][row]
     mask = confident[k] if space.table.has_regions else confident
     return [*panels, Panel("confident", mask.float(), "unit")]
-
-
-def label_map(space: LabelSpace, target: Tensor) -> Tensor:
-    """(B, *spatial) of a target; of regions the last one that holds a voxel, counted from 1."""
-    if not space.table.has_regions:
-        return target[:, 0]
-    number = torch.arange(1, space.num_prompts + 1, device=target.device)
-    return (target[:, : space.num_prompts].bool() * number.view(-1, *[1] * (target.ndim - 2))).amax(1)

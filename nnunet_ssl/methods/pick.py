@@ -250,31 +250,23 @@ class PICK(Method):
         images = torch.cat([x[:1] for x in (batch.labeled, batch.unlabeled) if x is not None])
         chain = network(images, partial(self.run, count=1, drawn=self._draw(images, generator)))
         strips = [self._strip(images, chain, row) for row in range(len(images))]
-        strips[0].insert(1, Panel("truth", self._label_map(batch.targets[0][:1])[0], "labels"))
+        strips[0].insert(1, Panel("truth", self.space.label_map(batch.targets[0][:1])[0], "labels"))
         return strips
 
     def _strip(self, images: Tensor, chain: Chain, row: int) -> list[Panel]:
         """Panels of one sample; of several image channels the first is shown."""
         strip = [
             Panel("labelled" if row == 0 else "unlabelled", images[row, 0]),
-            Panel("pseudo-label", self._label_map(chain.pseudo)[row], "labels"),
+            Panel("pseudo-label", self.space.label_map(chain.pseudo)[row], "labels"),
             Panel("mask", chain.hidden[row, 0].float(), "unit"),
             Panel("masked", chain.masked[row, 0]),
         ]
         if chain.rebuilt is not None:
             strip.append(Panel("rebuilt", chain.rebuilt[row, 0]))
         if chain.auxiliary is not None:
-            segmented = self._label_map(self.space.hard(full_resolution(chain.auxiliary)))
+            segmented = self.space.label_map(self.space.hard(full_resolution(chain.auxiliary)))
             strip.append(Panel("auxiliary", segmented[row], "labels"))
         return strip
-
-    def _label_map(self, target: Tensor) -> Tensor:
-        """(B, *spatial) of a target; of regions the last one that holds a voxel, counted from 1."""
-        if not self.space.table.has_regions:
-            return target[:, 0]
-        regions = target[:, : self.space.num_prompts].bool()
-        number = torch.arange(1, regions.shape[1] + 1, device=target.device)
-        return (regions * number.view(-1, *[1] * (target.ndim - 2))).amax(1)
 
 
 def predict(parts: MultiDecoderUNet, images: Tensor, count: int, space: LabelSpace) -> tuple[Outputs, Tensor]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -23,7 +24,6 @@ from nnunet_ssl.losses.dice_ce import binary_dice_ce
 from nnunet_ssl.losses.uplc import Calibration, Dropout, calibrate, sample_dropout
 from nnunet_ssl.methods.base import Batch, Method, Panel, Terms
 from nnunet_ssl.methods.propl_passes import (
-    Pairs,
     Passes,
     all_passes,
     own_pairs,
@@ -33,14 +33,15 @@ from nnunet_ssl.methods.propl_passes import (
 )
 from nnunet_ssl.nn.propl_unet import NEVER, PSEUDO, SUPERVISED, Bottleneck
 from nnunet_ssl.ramps import gaussian_ramp
-from nnunet_ssl.targets import LabelSpace
+from nnunet_ssl.targets import LabelSpace, Pairs, deeply_supervised, prompted_loss
 
 
 @dataclass(frozen=True)
 class ProPLConfig:
     """Options of ProPL; the defaults are the paper's unless a reason is given.
 
-    The paper trains with initial_lr=1e-3, weight_decay=1e-5 and momentum 0.9; unset, these are nnU-Net's.
+    The paper trains with initial_lr=1e-3 and weight_decay=1e-5; unset, these are nnU-Net's. Its momentum of
+    0.9 is no option here: SGD has nnU-Net's, 0.99.
 
     Attributes:
         perturbations: N, the perturbed passes of sd; 0 takes sd's plain prediction (no UPLC, Tables 4 to 6),
@@ -180,7 +181,7 @@ class ProPL(Method):
         views = []
         for log_odds in network(images, plain_passes(pairs, self.config.decoders)):
             view = log_odds.new_full((len(images), prompts, *images.shape[2:]), NEVER)
-            view[pairs.rows, pairs.prompt] = log_odds
+            view[pairs.sample, pairs.prompt] = log_odds
             classes = not self.space.table.has_regions
             views.append(torch.cat([torch.zeros_like(view[:, :1]), view], dim=1) if classes else view)
         return views
@@ -199,7 +200,7 @@ class ProPL(Method):
             [
                 Panel(
                     f"image: {self.space.table.prompts[int(pairs.prompt[p])].label}?",
-                    images[pairs.rows[p], 0],
+                    images[pairs.sample[p], 0],
                 ),
                 Panel("mean of sd", mean[p], "unit"),
                 Panel("4 x uncertainty", 4 * variance[p], "unit"),  # at most 1
@@ -215,19 +216,8 @@ class ProPL(Method):
 
     def _supervised(self, outputs: list[Tensor], batch: Batch, pairs: Pairs) -> Tensor:
         """BCE + Dice of sd against truth, with deep supervision."""
-        loss = torch.zeros((), device=pairs.weight.device)
-        for scale, log_odds, target in zip(self.scale_weights, outputs, batch.targets, strict=False):
-            if scale == 0:
-                continue
-            valid = self.space.valid(target)
-            loss = loss + scale * binary_dice_ce(
-                log_odds,
-                self.space.binary(target, pairs.rows, pairs.prompt),
-                pairs.weight,
-                None if valid is None else valid[pairs.rows],
-                pairs.prompt if self.batch_dice else None,
-            )
-        return loss
+        loss = partial(prompted_loss, pairs=pairs, space=self.space, batch_dice=self.batch_dice)
+        return deeply_supervised(loss, outputs, batch.targets, self.scale_weights)
 
     def _dropout(self, passes: int, images: Tensor, generator: torch.Generator) -> Tensor:
         """Factors (passes, samples, C, *spatial) of the coarsest features."""
@@ -237,9 +227,9 @@ class ProPL(Method):
         return factors.to(images.device, non_blocking=True)
 
 
-def _one_of_each_prompt(prompts: Tensor, most: int = 6) -> list[int]:
-    """The first pair of each prompt."""
+def _one_of_each_prompt(prompts: Tensor) -> list[int]:
+    """The first pair of each prompt, of six at most."""
     first: dict[int, int] = {}
     for p, k in enumerate(prompts.tolist()):
         first.setdefault(k, p)
-    return list(first.values())[:most]
+    return list(first.values())[:6]

@@ -16,29 +16,7 @@ from torch import Tensor
 from nnunet_ssl.errors import TaskError
 from nnunet_ssl.losses.uplc import mean_and_variance
 from nnunet_ssl.nn.propl_unet import PSEUDO, SUPERVISED, ProPLUNet, gather
-from nnunet_ssl.targets import LabelSpace
-
-
-class Pairs(NamedTuple):
-    """Samples under their own task's prompts.
-
-    Attributes:
-        sample: (P,) index of the sample; ``None`` where each sample has one prompt, so features need no
-            copies.
-        prompt: (P,) index of the prompt.
-        weight: (P,) weight, such that samples weigh the same and the sum is 1.
-    """
-
-    sample: Tensor | None
-    prompt: Tensor
-    weight: Tensor
-
-    @property
-    def rows(self) -> Tensor:
-        """(P,) index of the sample."""
-        return (
-            torch.arange(len(self.prompt), device=self.prompt.device) if self.sample is None else self.sample
-        )
+from nnunet_ssl.targets import LabelSpace, Pairs
 
 
 class Passes(NamedTuple):
@@ -63,19 +41,12 @@ def own_pairs(space: LabelSpace, tasks: Tensor) -> Pairs:
     Raises:
         TaskError: a sample has no task.
     """
-    owner = torch.tensor([p.task for p in space.table.prompts], device=tasks.device)
-    belongs = tasks[:, None] == owner
-    sample, prompt = belongs.nonzero(as_tuple=True)
-    count = belongs.sum(1)
-    if len(sample) != int(count.clamp(min=1).sum()):
+    if (tasks < 0).any():
         raise TaskError(
             "ProPL needs the task of every image, but the batch holds one of unknown task. Let the case's "
             "identifier start with its task's prefix."
         )
-    weight = 1 / (count[sample] * len(tasks))
-    # A property of the dataset, not of the batch: a compiled network would be compiled for each combination
-    single = all(len(space.table.prompts_of(task)) == 1 for task in range(len(space.table.tasks)))
-    return Pairs(None if single else sample, prompt, weight)
+    return space.own_pairs(tasks)
 
 
 def supervised_pass(
@@ -125,7 +96,7 @@ def plain_passes(pairs: Pairs, decoders: Sequence[str]) -> Callable[[ProPLUNet, 
     """Log-odds of each decoder without perturbation."""
 
     def run(network: ProPLUNet, images: Tensor) -> list[Tensor]:
-        skips = gather(network.encoder(images), pairs.sample)
+        skips = gather(network.encoder(images), pairs.gathered)
         return [network.decode(name, skips, pairs.prompt)[0] for name in decoders]
 
     return run
@@ -136,15 +107,15 @@ def _supervised_outputs(
 ) -> list[Tensor]:
     if noise is not None:
         skips = [*skips[:-1], skips[-1] * noise[0]]
-    return network.decode(SUPERVISED, gather(skips, pairs.sample), pairs.prompt, every_resolution)
+    return network.decode(SUPERVISED, gather(skips, pairs.gathered), pairs.prompt, every_resolution)
 
 
 def _pseudo_outputs(
     network: ProPLUNet, skips: list[Tensor], pairs: Pairs, perturbations: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    chosen = gather(skips, pairs.sample)
+    chosen = gather(skips, pairs.gathered)
     with torch.no_grad():
-        perturbed = [gather([skips[-1] * factors], pairs.sample)[0] for factors in perturbations.unbind()]
+        perturbed = [gather([skips[-1] * factors], pairs.gathered)[0] for factors in perturbations.unbind()]
         predictions = [
             torch.sigmoid(network.decode(SUPERVISED, [*chosen[:-1], v], pairs.prompt)[0].float())
             for v in perturbed or [chosen[-1]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from nnunet_ssl.methods.base import Batch, Method, Terms
 from nnunet_ssl.nn.dynamic_head import prompted_log_odds
 from nnunet_ssl.nn.prompted_unet import Prompted
 from nnunet_ssl.ramps import gaussian_ramp
-from nnunet_ssl.targets import LabelSpace
+from nnunet_ssl.targets import LabelSpace, Pairs, deeply_supervised, mean_weight, prompted_loss
 
 
 @dataclass(frozen=True)
@@ -79,14 +79,6 @@ class VerSemiConfig(UniSeMiConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("weight_auxiliary", self.weight_auxiliary, low=0)
-
-
-class Pairs(NamedTuple):
-    """Which prompts are asked of which samples: sample (P,), prompt (P,) and weight (P,) of each pair."""
-
-    sample: Tensor
-    prompt: Tensor
-    weight: Tensor
 
 
 class VerSemi(Method):
@@ -182,33 +174,24 @@ class VerSemi(Method):
 
     def _dice_ce(self, output: Prompted, targets: list[Tensor], pairs: Pairs) -> Tensor:
         """Dice + CE of samples under prompts, with deep supervision (eqs. 3 and 4)."""
-        loss = torch.zeros((), device=pairs.weight.device)
-        for scale, features, target in zip(self.scale_weights, output.features, targets, strict=False):
-            if scale == 0:
-                continue
-            valid = self.space.valid(target)
-            loss = loss + scale * binary_dice_ce(
-                _log_odds_of_pairs(features, output.filters, pairs),
-                self.space.binary(target, pairs.sample, pairs.prompt),
-                pairs.weight,
-                None if valid is None else valid[pairs.sample],
-                pairs.prompt if self.batch_dice else None,
-            )
-        return loss
+
+        def loss(features: Tensor, target: Tensor) -> Tensor:
+            log_odds = _log_odds_of_pairs(features, output.filters, pairs)
+            return prompted_loss(log_odds, target, pairs, self.space, self.batch_dice)
+
+        return deeply_supervised(loss, output.features, targets, self.scale_weights)
 
     def _synthetic(self, output: Prompted, targets: list[Tensor]) -> Tensor:
         """Dice + CE of the synthetic task: prompt K+1 against the union of the foreground (section III-B)."""
-        loss = torch.zeros((), device=output.filters.device)
         weight = torch.full((len(output.filters),), 1 / len(output.filters), device=output.filters.device)
         group = torch.zeros(len(weight), dtype=torch.long, device=weight.device) if self.batch_dice else None
-        for scale, features, target in zip(self.scale_weights, output.features, targets, strict=False):
-            if scale == 0:
-                continue
+
+        def loss(features: Tensor, target: Tensor) -> Tensor:
             log_odds = prompted_log_odds(features, output.filters[:, -1:])[:, 0]
-            loss = loss + scale * binary_dice_ce(
-                log_odds, self.space.foreground(target), weight, self.space.valid(target), group
-            )
-        return loss
+            foreground, valid = self.space.foreground(target), self.space.valid(target)
+            return binary_dice_ce(log_odds, foreground, weight, valid, group)
+
+        return deeply_supervised(loss, output.features, targets, self.scale_weights)
 
     def _aggregated(self, mixed: Prompted) -> tuple[Tensor, Tensor]:
         """P_agg, the voxelwise maximum over prompts 1..K, and P_{K+1} (eq. 6)."""
@@ -220,8 +203,8 @@ class VerSemi(Method):
     ) -> tuple[Tensor, Tensor]:
         """Section V-D: predict each source under its own task's prompts, mix predictions like images."""
         log_odds = prompted_log_odds(sources.features[0], sources.filters[:, :-1]).float()
-        belongs = _belongs(self.space, tasks)
-        probability = torch.sigmoid(log_odds) * belongs.view(*belongs.shape, *[1] * (log_odds.ndim - 2))
+        own = self.space.own_prompts(tasks)
+        probability = torch.sigmoid(log_odds) * own.view(*own.shape, *[1] * (log_odds.ndim - 2))
         foreground = probability.amax(1)
         any_foreground = torch.sigmoid(
             prompted_log_odds(mixed.features[0], mixed.filters[:, -1:])[:, 0].float()
@@ -232,19 +215,17 @@ class VerSemi(Method):
 
     def _own_prompts(self, tasks: Tensor) -> Pairs:
         """Each sample under its own task's prompts; each sample weighs the same."""
-        belongs = _belongs(self.space, tasks)
-        return _pairs(belongs, belongs / belongs.sum(1, keepdim=True) / len(tasks))
+        return self.space.own_pairs(tasks)
 
     def _prompts_of_both(self, tasks: Tensor, partner: Tensor) -> Pairs:
         """Each mix under the prompts of the task on either side, once if it is the same (eq. 4).
 
         The sum over k in (i, j) is the paper's; within a task its prompts are averaged, as in
-        ``_own_prompts``. The target of a prompt needs no cutting: label values are unique, so the mixed map
+        ``own_pairs``. The target of a prompt needs no cutting: label values are unique, so the mixed map
         holds k's part only under k.
         """
-        mine, theirs = _belongs(self.space, tasks), _belongs(self.space, tasks[partner])
-        mean_of_each = torch.maximum(mine / mine.sum(1, keepdim=True), theirs / theirs.sum(1, keepdim=True))
-        return _pairs(mean_of_each, mean_of_each / len(tasks))
+        mine = mean_weight(self.space.own_prompts(tasks))
+        return Pairs.of(torch.maximum(mine, mine[partner]))
 
     def _masks(self, images: Tensor, generator: torch.Generator) -> Tensor:
         config = self.config
@@ -267,18 +248,6 @@ def partners(tasks: Tensor) -> Tensor:
 
 def _rolled(count: int, device: torch.device) -> Tensor:
     return torch.arange(count, device=device).roll(-max(count // 2, 1))
-
-
-def _belongs(space: LabelSpace, tasks: Tensor) -> Tensor:
-    """(B, K) 1 where the prompt belongs to the sample's task."""
-    owner = torch.tensor([p.task for p in space.table.prompts], device=tasks.device)
-    return (tasks[:, None] == owner).float()
-
-
-def _pairs(asked: Tensor, weight: Tensor) -> Pairs:
-    """Pairs where ``asked`` (B, K) is not 0, with their weights."""
-    sample, prompt = asked.nonzero(as_tuple=True)
-    return Pairs(sample, prompt, weight[sample, prompt])
 
 
 def _log_odds_of_pairs(features: Tensor, filters: Tensor, pairs: Pairs) -> Tensor:

@@ -52,12 +52,6 @@ class MultiDecoderUNet(nn.Module):
         outputs: Tensor | list[Tensor] = self.decoder(self.encoder(x))
         return outputs
 
-    def compute_conv_feature_map_size(self, input_size: tuple[int, ...]) -> int:
-        """Size of all feature maps of inference, by which nnU-Net's planner measures VRAM."""
-        return int(self.encoder.compute_conv_feature_map_size(input_size)) + int(
-            self.decoder.compute_conv_feature_map_size(input_size)
-        )
-
 
 def detached_decoder(planned: nn.Module, deep_supervision: bool) -> Any:
     """The decoder of a planned network, without the network's encoder.

@@ -62,9 +62,3 @@ class PromptedUNet(nn.Module):
         if not self.has_background:
             return log_odds
         return torch.cat([torch.zeros_like(log_odds[:, :1]), log_odds], dim=1)
-
-    def compute_conv_feature_map_size(self, input_size: tuple[int, ...]) -> int:
-        """Size of all feature maps; nnU-Net's planner measures VRAM by it. The head's maps are negligible."""
-        return int(self.encoder.compute_conv_feature_map_size(input_size)) + int(
-            self.decoder.compute_conv_feature_map_size(input_size)
-        )

@@ -199,12 +199,6 @@ class ProPLUNet(nn.Module):
         stride = tuple(math.prod(steps) for steps in zip(*strides, strict=True))
         return Bottleneck(int(self.encoder.output_channels[-1]), stride)
 
-    def compute_conv_feature_map_size(self, input_size: tuple[int, ...]) -> int:
-        """Size of all feature maps of encoder and sd, by which nnU-Net's planner measures VRAM."""
-        return int(self.encoder.compute_conv_feature_map_size(input_size)) + int(
-            self.decoder.compute_conv_feature_map_size(input_size)
-        )
-
 
 def build_propl_unet(
     planned: Callable[[], nn.Module],

@@ -155,11 +155,6 @@ class TwoBranchUNet(MultiDecoderUNet):
         outputs = [mean_logits(a, b, self.has_background) for a, b in zip(*both, strict=True)]
         return outputs if deep else outputs[0]
 
-    def compute_conv_feature_map_size(self, input_size: tuple[int, ...]) -> int:
-        """That of one decoder, and the second once more."""
-        second: int = self.decoder.compute_conv_feature_map_size(input_size)
-        return super().compute_conv_feature_map_size(input_size) + second
-
 
 def mean_logits(a: Tensor, b: Tensor, has_background: bool) -> Tensor:
     """Logits of the mean of two predictions' probabilities; in float32, stable however sure they are.

@@ -6,7 +6,6 @@ resolution, as nnU-Net has them, give the decoder the fine features that it ends
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -56,11 +55,6 @@ class TimmEncoder(nn.Module):
         """Features of the six stages, the finest first."""
         full = self.fine[0](x)
         return [full, self.fine[1](full), *self.backbone(x)]
-
-    def compute_conv_feature_map_size(self, input_size: tuple[int, ...]) -> int:
-        """Size of the stages' outputs, for nnU-Net's planner."""
-        sizes = [[s // 2**i for s in input_size] for i in range(STAGES)]
-        return sum(c * math.prod(s) for c, s in zip(self.output_channels, sizes, strict=True))
 
 
 class TimmUNet(nn.Module):

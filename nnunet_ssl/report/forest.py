@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_ssl.benchmark.plan import ALL
-from nnunet_ssl.pseudo_labels import BY_LABEL, COVERAGE, PREFIX, REFERENCE
+from nnunet_ssl.curve_names import BY_LABEL, COVERAGE, PREFIX, REFERENCE
 from nnunet_ssl.report.answers import Answer
 from nnunet_ssl.report.drawing import GREY, figure, method_styles, svg
 from nnunet_ssl.report.plots import curves_of, title_of
@@ -54,9 +54,10 @@ def watching_plot(results: Results) -> str | None:
     """Curves of the pseudo-label monitor, one line a method, with the fewest labels."""
     labeled = next((n for n in results.labels if n != ALL), ALL)
     found = {m: curves_of(results, m) for m in results.methods}
-    wanted = [PREFIX + BY_LABEL]
     keys = [k for k in dict.fromkeys(k for c in found.values() for k in c) if k.startswith(PREFIX)]
-    keys = [k for k in keys if k not in wanted and any(labeled in c.get(k, {}) for c in found.values())]
+    keys = [
+        k for k in keys if k != PREFIX + BY_LABEL and any(labeled in c.get(k, {}) for c in found.values())
+    ]
     if not keys:
         return None
     columns = min(2, len(keys))

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_ssl.benchmark.plan import ALL, BASELINE, Run
-from nnunet_ssl.benchmark.workplace import Workplace
+from nnunet_ssl.benchmark.plan import ALL, BASELINE
 from nnunet_ssl.conversion.dataset_json import read_json
 from nnunet_ssl.data.layout import list_images
 from nnunet_ssl.errors import DataError
@@ -21,7 +20,7 @@ from nnunet_ssl.evaluation.bootstrap import label_means
 from nnunet_ssl.evaluation.reading import find_reader, known_labels, read_image, read_labels
 from nnunet_ssl.report.answers import points
 from nnunet_ssl.report.results import Results, short_name
-from nnunet_ssl.tasks import LabelValue, TaskTable
+from nnunet_ssl.tasks import TaskTable
 
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2", "#F0E442")
 _REFERENCE = "#FFFFFF"
@@ -30,6 +29,48 @@ _COLUMNS = 5  # panels beside each other
 _DPI = 130
 _MARGIN = 0.35  # of the object's size, around it
 _SMALLEST = 24  # voxels that a crop measures at least
+
+
+@dataclass(frozen=True)
+class Case:
+    """A test case and what its label maps hold.
+
+    Attributes:
+        name: its identifier.
+        part: test set that it belongs to.
+        description: content of dataset.json.
+        table: tasks and prompts of the dataset.
+    """
+
+    name: str
+    part: int
+    description: Mapping[str, Any]
+    table: TaskTable
+
+    @property
+    def task(self) -> int:
+        """Index of its task."""
+        return self.table.task_of(self.name)
+
+    @property
+    def prompts(self) -> list[int]:
+        """Indices of the prompts that its task annotates."""
+        return self.table.prompts_of(self.task)
+
+    def masks(self, folder: Path) -> list[NDArray[np.bool_]]:
+        """Mask of each of its prompts, from its label map in a folder.
+
+        Raises:
+            DataError: there is none, or it cannot be read.
+        """
+        file = folder / f"{self.name}{self.description['file_ending']}"
+        known, ignore = known_labels(self.description)
+        problems: list[str] = []
+        reader = find_reader(self.description, [file])
+        labels, _ = read_labels(file, reader, known | ({ignore} if ignore is not None else set()), problems)
+        if labels is None:
+            raise DataError(problems[0])
+        return [np.isin(labels, self.table.prompts[k].values) for k in self.prompts]
 
 
 @dataclass(frozen=True)
@@ -85,32 +126,26 @@ def overlays(results: Results, labeled: str) -> Overlays:
 
 
 def _names(results: Results) -> list[str]:
-    return [prompt.label for prompt in _table(results.place).prompts]
+    table = TaskTable.from_dataset_json(read_json(results.place.raw / "dataset.json"))
+    return [prompt.label for prompt in table.prompts]
 
 
-def _table(place: Workplace) -> TaskTable:
-    return TaskTable.from_dataset_json(read_json(place.raw / "dataset.json"))
-
-
-def _row(results: Results, labeled: str, case: str) -> tuple[NDArray[Any], float, list[Panel]]:
+def _row(results: Results, labeled: str, name: str) -> tuple[NDArray[Any], float, list[Panel]]:
     """Slice of the scan, its aspect, and the panels: reference first."""
-    place, table = results.place, _table(results.place)
-    part = next(i for i, cases in enumerate(results.plan.tests) if case in cases)
-    task = table.tasks[table.task_of(case)].name if len(table) > 1 else None
-    description = read_json(place.raw / "dataset.json")
-    files = list_images(place.test_images(part, task), description["file_ending"]).get(case, [])
+    place, description = results.place, read_json(results.place.raw / "dataset.json")
+    part = next(i for i, cases in enumerate(results.plan.tests) if name in cases)
+    case = Case(name, part, description, TaskTable.from_dataset_json(description))
+    task = case.table.tasks[case.task].name if len(case.table) > 1 else None
+    files = list_images(place.test_images(part, task), description["file_ending"]).get(name, [])
     if not files:
-        raise DataError(f"The scan of {case} is no longer there.")
+        raise DataError(f"The scan of {name} is no longer there.")
     image, spacing = read_image(files, description)
-    values = [table.prompts[k].value for k in table.prompts_of(table.task_of(case))]
-    colours = table.prompts_of(table.task_of(case))
-    reference = _masks(place.test_labels(part) / f"{case}{description['file_ending']}", description, values)
-    maps = [Panel("reference", reference)]
+    panels = [Panel("reference", case.masks(place.test_labels(part)))]
     for method, labels in _columns(results, labeled):
-        panel = _panel(results, method, labels, case, part, description, values, reference)
+        panel = _panel(results, method, labels, case, panels[0].masks)
         if panel is not None:
-            maps.append(panel)
-    return _cut(image, spacing, maps, colours, len(table.prompts))
+            panels.append(panel)
+    return _cut(image, spacing, panels, case.prompts, len(case.table.prompts))
 
 
 def _columns(results: Results, labeled: str) -> list[tuple[str, str]]:
@@ -118,46 +153,21 @@ def _columns(results: Results, labeled: str) -> list[tuple[str, str]]:
 
 
 def _panel(
-    results: Results,
-    method: str,
-    labeled: str,
-    case: str,
-    part: int,
-    description: Mapping[str, Any],
-    values: Sequence[LabelValue],
-    reference: Sequence[NDArray[np.bool_]],
+    results: Results, method: str, labeled: str, case: Case, reference: Sequence[NDArray[np.bool_]]
 ) -> Panel | None:
     seeds = results.seeds((method, labeled))
     if not seeds:
         return None
-    run = next(
-        r for r in results.done if (r.method, r.labeled, r.seed, r.part) == (method, labeled, seeds[0], part)
-    )
-    scores = results.scores[method, labeled, seeds[0]]
-    dice = float(label_means(scores.values["Dice"].T)[scores.cases.index(case)])
+    key = (method, labeled, seeds[0])
+    run = next(r for r in results.done if (r.method, r.labeled, r.seed, r.part) == (*key, case.part))
+    scores = results.scores[key]
+    dice = float(label_means(scores.values["Dice"].T)[scores.cases.index(case.name)])
     name = "supervised, all labels" if (method, labeled) == (BASELINE, ALL) else short_name(method)
-    file = _prediction(results.place, run, case, str(description["file_ending"]))
     try:
-        masks = _masks(file, description, values)
+        masks = case.masks(results.place.run(run) / "predictions")
     except DataError:  # the other methods are worth a look all the same
         return Panel(f"{name}: file missing or broken", [np.zeros_like(mask) for mask in reference])
     return Panel(f"{name}  {points(dice)}", masks)
-
-
-def _prediction(place: Workplace, run: Run, case: str, ending: str) -> Path:
-    return place.run(run) / "predictions" / f"{case}{ending}"
-
-
-def _masks(
-    file: Path, description: Mapping[str, Any], values: Sequence[LabelValue]
-) -> list[NDArray[np.bool_]]:
-    known, ignore = known_labels(description)
-    problems: list[str] = []
-    reader = find_reader(description, [file])
-    labels, _ = read_labels(file, reader, known | ({ignore} if ignore is not None else set()), problems)
-    if labels is None:
-        raise DataError(problems[0])
-    return [np.isin(labels, value) for value in values]
 
 
 def _cut(

@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 
 from nnunet_ssl.benchmark.plan import ALL, BASELINE, PSEUDO_LABELS
 from nnunet_ssl.evaluation import bootstrap
-from nnunet_ssl.report.answers import answers, headline, sentence
+from nnunet_ssl.report.answers import Answer, answers, headline, sentence
 from nnunet_ssl.report.forest import difference_plot, watching_plot
 from nnunet_ssl.report.headroom import headroom_notes
 from nnunet_ssl.report.overlays import overlays
@@ -66,36 +66,7 @@ class Page:
 def make_page(results: Results) -> Page:
     """Everything a report says, from what is done so far."""
     found, notes = answers(results), headroom_notes(results)
-    line = headline(found, results)
-    efficiency = Picture(
-        "efficiency.svg",
-        "Mean Dice over the number of labelled cases, with 95 % intervals over the test cases; faint points "
-        "are single seeds. These intervals are of each mean; the paired differences above are known better.",
-        efficiency_plot(results).encode(),
-    )
-    difference = _picture(
-        "differences.svg",
-        "Paired differences of the mean Dice with 95 % intervals over the test cases; small points: single "
-        "seeds. Green: gain, orange: loss, grey: not shown.",
-        difference_plot(found, results),
-    )
-    watching = _picture(
-        "pseudo_labels.svg",
-        "Pseudo-labels in training, mean over seeds: the share of unlabelled patches called foreground "
-        "(dashed: of the labelled cases), how sure and how consistent the method is.",
-        watching_plot(results),
-    )
-    training = [
-        Picture(
-            f"training_{i}.svg",
-            f"Loss terms of {short_name(method)} (mean over seeds, weights dotted)",
-            plot.encode(),
-        )
-        for i, method in enumerate(results.methods)
-        for plot in [training_plot(results, method)]
-        if plot is not None
-    ]
-    cases, unseen = _case_pictures(results)
+    line, drawn = headline(found, results), _pictures(found, results)
     context = {
         "settings": results.place.settings,
         "headline": line,
@@ -106,18 +77,12 @@ def make_page(results: Results) -> Page:
         "missing": [run.name for run in results.missing],
         "dice_rows": method_rows(results),
         "label_rows": label_rows(results),
-        "difference": difference,
-        "watching": watching,
         "hidden_labels": results.watches_hidden_labels,
         "warnings": {
             run.name: training["warnings"]
             for run, training in results.trainings.items()
             if training.get("warnings")
         },
-        "efficiency": efficiency,
-        "training": training,
-        "cases": cases,
-        "unseen": unseen,
         "facts": facts(results),
         "command": command(results.plan),
         "options": options_by_method(results),
@@ -127,8 +92,10 @@ def make_page(results: Results) -> Page:
         "commands": {run.name: done["commands"] for run, done in results.done.items()},
         "bootstrap": bootstrap.method(results.place.settings.group_regex is not None),
         "pseudo_labels": PSEUDO_LABELS in results.methods,
+        **drawn,
     }
-    pictures = [p for p in (difference, efficiency, watching, *training, *cases) if p is not None]
+    single = (drawn[key] for key in ("difference", "efficiency", "watching"))
+    pictures = [p for p in (*single, *drawn["training"], *drawn["cases"]) if p is not None]
     summary = [line, *(f"  {sentence(answer, results)}" for answer in found), *notes]
     return Page(_render(HTML, context, True), _render(MARKDOWN, context, False), pictures, summary)
 
@@ -152,6 +119,44 @@ def _render(template: str, context: Mapping[str, Any], html: bool) -> str:
     environment.filters["cell"] = lambda text: str(text).replace("|", r"\|").replace("\n", " ")
     environment.filters["name"] = short_name
     return environment.from_string(template).render(**context)
+
+
+def _pictures(found: Sequence[Answer], results: Results) -> dict[str, Any]:
+    """All pictures, by their names in the templates, and which cases have none."""
+    cases, unseen = _case_pictures(results)
+    return {
+        "efficiency": _picture(
+            "efficiency.svg",
+            "Mean Dice over the number of labelled cases, with 95 % intervals over the test cases; faint "
+            "points are single seeds. These intervals are of each mean; the paired differences above are "
+            "known better.",
+            efficiency_plot(results),
+        ),
+        "difference": _picture(
+            "differences.svg",
+            "Paired differences of the mean Dice with 95 % intervals over the test cases; small points: "
+            "single seeds. Green: gain, orange: loss, grey: not shown.",
+            difference_plot(found, results),
+        ),
+        "watching": _picture(
+            "pseudo_labels.svg",
+            "Pseudo-labels in training, mean over seeds: the share of unlabelled patches called foreground "
+            "(dashed: of the labelled cases), how sure and how consistent the method is.",
+            watching_plot(results),
+        ),
+        "training": [
+            Picture(
+                f"training_{i}.svg",
+                f"Loss terms of {short_name(method)} (mean over seeds, weights dotted)",
+                plot.encode(),
+            )
+            for i, method in enumerate(results.methods)
+            for plot in [training_plot(results, method)]
+            if plot is not None
+        ],
+        "cases": cases,
+        "unseen": unseen,
+    }
 
 
 def _picture(file: str, caption: str, svg: str | None) -> Picture | None:

@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 
 from nnunet_ssl.benchmark.plan import ALL, BASELINE
+from nnunet_ssl.curve_names import AGREEMENT, COVERAGE, HIDDEN_DICE, PREFIX, REFERENCE, TERM, WEIGHT
 from nnunet_ssl.evaluation import bootstrap
-from nnunet_ssl.pseudo_labels import AGREEMENT, COVERAGE, HIDDEN_DICE, PREFIX, REFERENCE
 from nnunet_ssl.report.drawing import COLOURS, GREY, figure, method_styles, svg
 from nnunet_ssl.report.results import Results, short_name
 
-# Keys of nnU-Net's log; see training/curves.py, whose import would choose a backend for matplotlib
-_TERM, _WEIGHT = "ssl/", "ssl_weight/"
-_VALIDATION = "ema_fg_dice"
+_VALIDATION = "ema_fg_dice"  # nnU-Net's own curve
 _MONITORED = {
     COVERAGE: "share of foreground",
     AGREEMENT: "agreement of two views",
@@ -77,7 +75,7 @@ def efficiency_plot(results: Results) -> str:
 def training_plot(results: Results, method: str) -> str | None:
     """Loss terms with their weights, pseudo-label curves and the online validation of one method."""
     curves = curves_of(results, method)
-    terms = [key for key in curves if key.startswith(_TERM)]
+    terms = [key for key in curves if key.startswith(TERM)]
     monitors = [key for key in curves if key.startswith(PREFIX)]
     panels = [*terms, *monitors, *([_VALIDATION] if _VALIDATION in curves else [])]
     if not panels:
@@ -91,7 +89,7 @@ def training_plot(results: Results, method: str) -> str | None:
         for labeled, seeds in curves[key].items():
             colour = COLOURS[shown[labeled] % len(COLOURS)]
             _draw(axes, seeds, color=colour, label=results.name_of_labels(labeled))
-        weight = curves.get(_WEIGHT + key.removeprefix(_TERM)) if key in terms else None
+        weight = curves.get(WEIGHT + key.removeprefix(TERM)) if key in terms else None
         if weight:
             _draw_weight(axes, next(iter(weight.values())))
         for usual in curves.get(REFERENCE + key.removeprefix(PREFIX), {}).values():
@@ -128,7 +126,7 @@ def title_of(key: str) -> str:
     """What a curve shows."""
     if key == _VALIDATION:
         return "online validation Dice (moving average)"
-    name = key.removeprefix(_TERM).removeprefix(PREFIX)
+    name = key.removeprefix(TERM).removeprefix(PREFIX)
     return f"pseudo-labels: {_MONITORED.get(name, name)}" if key.startswith(PREFIX) else name
 
 

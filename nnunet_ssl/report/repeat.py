@@ -103,5 +103,5 @@ def _plain(value: object) -> str:
     return str(value)
 
 
-def _shortened(test: str, length: int = 40) -> str:
-    return test if len(test) <= length else f"{test[:length].rsplit(',', 1)[0]},..."
+def _shortened(test: str) -> str:
+    return test if len(test) <= 40 else f"{test[:40].rsplit(',', 1)[0]},..."

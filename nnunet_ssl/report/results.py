@@ -11,9 +11,9 @@ from nnunet_ssl.benchmark.curves import CURVES
 from nnunet_ssl.benchmark.plan import ALL, BASELINE, PSEUDO_LABELS, Plan, Run
 from nnunet_ssl.benchmark.workplace import DONE, FAILED, Workplace, read_benchmark
 from nnunet_ssl.conversion.dataset_json import read_json
+from nnunet_ssl.curve_names import HIDDEN_DICE, PREFIX
 from nnunet_ssl.errors import DataError
 from nnunet_ssl.evaluation.scores import Scores, average, concatenate, scores_from_json
-from nnunet_ssl.pseudo_labels import HIDDEN_DICE, PREFIX
 
 Key = tuple[str, str, int]  # method, labels, seed
 

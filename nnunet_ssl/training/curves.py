@@ -12,11 +12,7 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen, as in nnU-Net)
 
-from nnunet_ssl.pseudo_labels import BY_LABEL, PREFIX, REFERENCE  # noqa: E402
-
-OURS = "ssl"  # what all our curves begin with
-TERM = "ssl/"  # loss terms in nnU-Net's logger
-WEIGHT = "ssl_weight/"  # and their weights
+from nnunet_ssl.curve_names import BY_LABEL, OURS, PREFIX, REFERENCE, TERM, WEIGHT  # noqa: E402
 
 
 def ended(history: Mapping[str, Sequence[Any]], measured: Container[str]) -> dict[str, float]:

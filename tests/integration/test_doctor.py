@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from nnunet_ssl.cli import main
-from nnunet_ssl.doctor.findings import CHECKS
+from nnunet_ssl.doctor.findings import CHECK_NAMES
 
 pytestmark = pytest.mark.integration
 
@@ -200,7 +200,7 @@ def test_one_thing_wrong(patient: Path, tmp_path: Path, spoil: Callable[[Path], 
     found = findings(tmp_path / "out")
     assert ("error", check) in found
     assert [c for severity, c in found if severity == "error"] == [check]
-    assert {c for _, c in found} <= set(CHECKS)
+    assert {c for _, c in found} <= set(CHECK_NAMES)
     assert doctor("--accept", check) == 0  # the user knows better
 
 
@@ -285,13 +285,11 @@ def test_with_plans(workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert facts.gpu_gb is not None
     assert 0.01 < facts.gpu_gb < 8
     monkeypatch.setattr(machine, "free_disk", lambda folder: 10_000)
-    result = examine(Request(raw, "3d_fullres", fold="0", progress=False))
+    result = examine(Request(raw, "3d_fullres", fold="0"))
     expected = [] if {f"u{i}" for i in range(3)} <= {case for _, case in facts.done} else ["disk"]
     assert [f.check for f in result.findings if f.check == "disk"] == expected
     plans["configurations"]["3d_fullres"]["data_identifier"] = "elsewhere"
     (preprocessed / "doctorPlans.json").write_text(json.dumps(plans | {"plans_name": "doctorPlans"}))
-    (disk,) = (
-        f for f in examine(Request(raw, plans="doctorPlans", progress=False)).findings if f.check == "disk"
-    )
+    (disk,) = (f for f in examine(Request(raw, plans="doctorPlans")).findings if f.check == "disk")
     assert "Preprocessing 9 case(s) for doctorPlans, 3d_fullres" in disk.found
     (preprocessed / "doctorPlans.json").unlink()

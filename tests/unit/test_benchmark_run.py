@@ -39,8 +39,8 @@ from nnunet_ssl.benchmark.workplace import Workplace, prepare, read_benchmark
 from nnunet_ssl.commands.benchmark import check_trainers
 from nnunet_ssl.config import TrainingConfig
 from nnunet_ssl.conversion.split import Cases
+from nnunet_ssl.curve_names import COLLAPSED
 from nnunet_ssl.errors import ConfigError, DataError, TaskError
-from nnunet_ssl.pseudo_labels import COLLAPSED
 from nnunet_ssl.report import repeat
 from nnunet_ssl.steps import Action, Command
 

@@ -60,6 +60,17 @@ def test_a_group_shares_one_dice():
     assert dice.item() == pytest.approx((0.5 * (1 - both) + 0.5 * (1 - own)).item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("group", [None, torch.tensor([0, 1, 0])])
+def test_the_cross_entropy_has_a_weight(group):
+    z, y = maps(3, dtype=torch.float64)
+    valid = torch.rand(3, 4, 6, generator=generator(5)) > 0.3
+    dice, some, whole = (
+        binary_dice_ce(z, y, even(3), valid, group, ce_weight).item() for ce_weight in (0.0, 0.005, 1.0)
+    )
+    assert some == pytest.approx(dice + 0.005 * (whole - dice))
+    assert whole == binary_dice_ce(z, y, even(3), valid, group).item() > dice > 0
+
+
 def test_groups_of_one_are_no_groups():
     z, y = maps(3)
     alone = binary_dice_ce(z, y, even(3))

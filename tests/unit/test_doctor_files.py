@@ -8,7 +8,7 @@ import pytest
 from nnunet_ssl.doctor import machine, report
 from nnunet_ssl.doctor.checks import files, resources
 from nnunet_ssl.doctor.examine import Request, examine
-from nnunet_ssl.doctor.findings import CHECKS, Finding, Severity, accept, ranked
+from nnunet_ssl.doctor.findings import CHECK_NAMES, Finding, Severity, accept, ranked
 from nnunet_ssl.doctor.inventory import check_names, list_cases
 from nnunet_ssl.errors import ConfigError, DataError, TaskError
 from tests.unit.doctor_facts import case, need, said, study
@@ -221,10 +221,10 @@ def test_accept():
     assert accept([ERROR], ["spacing"]) == [ERROR]
     with pytest.raises(ConfigError, match="unknown nam"):
         accept([], ["nam"])
-    assert len(set(CHECKS)) == len(CHECKS)
+    assert len(set(CHECK_NAMES)) == len(CHECK_NAMES)
 
 
 def test_the_page_on_the_doctor_explains_every_check():
     page = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text()
     explained = [line.split("`")[1] for line in page.splitlines() if line.startswith("| `") and "| " in line]
-    assert set(CHECKS) <= set(explained)
+    assert set(CHECK_NAMES) <= set(explained)

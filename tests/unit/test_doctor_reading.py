@@ -160,7 +160,7 @@ def test_scan_keeps_the_order_and_workers_agree(tmp_path):
         CaseFiles("imagesUn", f"c{i}", (write(tmp_path / f"c{i}_0000.nii.gz", VOLUME + np.int16(i)),))
         for i in range(10)
     ]
-    alone, together = scan(cases, SimpleITKIO, 1, False), scan(cases, SimpleITKIO, 2, False)
+    alone, together = scan(cases, SimpleITKIO, 1), scan(cases, SimpleITKIO, 2)
     assert [facts.case for facts in together] == [c.case for c in cases]
     assert [facts.digest for facts in alone] == [facts.digest for facts in together]
 

@@ -9,11 +9,12 @@ import torch
 
 from nnunet_ssl.distance import distance_to, seg_to_distance
 from nnunet_ssl.losses.dice_ce import binary_dice_ce
-from nnunet_ssl.losses.distance import channel_mse, distance_dice_ce
+from nnunet_ssl.losses.distance import channel_mse
 from nnunet_ssl.losses.votes import class_pseudo_loss, region_pseudo_loss, vote_dice
 from nnunet_ssl.methods.dbisl import DBiSLConfig
-from nnunet_ssl.methods.dual_task import Maps, Transforms, asked_maps, make_maps, mean_weight, vote, watched
+from nnunet_ssl.methods.dual_task import Maps, Transforms, asked_maps, make_maps, vote, watched
 from nnunet_ssl.nn.task_decoders import Branch
+from nnunet_ssl.targets import mean_weight
 from tests.unit.dbisl_parts import TWO_CLASSES, WATCHED
 from tests.unit.toy import SHAPES, SPACES, as_target, generator, label_map, values
 
@@ -32,7 +33,7 @@ def test_distance_labels_are_those_of_each_foreground_in_the_spacing(name):
     assert distances.known is None and distances.of_y.shape == y.shape
     assert torch.allclose(distances.of_y[1, 2], seg_to_distance(y[1, 2:3], spacing=spacing)[0])
     for k, prompt in enumerate(space.table.prompts):
-        own = torch.tensor(prompt.value if isinstance(prompt.value, tuple) else (prompt.value,))
+        own = torch.tensor(prompt.values)
         mask = torch.isin(labels[:, 0].long(), own)
         inner, outer = distance_to(~mask, spacing), distance_to(mask, spacing)
         expected = inner / inner.amax((1, 2), keepdim=True) - outer / outer.amax((1, 2), keepdim=True)
@@ -108,24 +109,12 @@ def test_channel_mse_by_hand_and_its_gradient():
     )
 
 
-def test_distance_dice_ce():
-    z = torch.randn(3, 4, 5, generator=generator(), dtype=torch.float64, requires_grad=True)
-    y = torch.rand(3, 4, 5, generator=generator(1)) < 0.4
-    valid, weight = torch.rand(3, 4, 5, generator=generator(2)) < 0.7, torch.tensor([0.5, 0.3, 0.2])
-    for group in (None, torch.tensor([0, 1, 0])):
-        whole = distance_dice_ce(z, y, weight, 1.0, valid, group)
-        assert whole.item() == pytest.approx(binary_dice_ce(z, y, weight, valid, group).item())
-        dice, some = (distance_dice_ce(z, y, weight, w, valid, group).item() for w in (0.0, 0.005))
-        assert some == pytest.approx(dice + 0.005 * (whole.item() - dice))
-    assert torch.autograd.gradcheck(lambda t: distance_dice_ce(t, y, weight, 0.1, valid), z)
-
-
 def test_the_cross_entropy_of_k_r_pulls_as_hard_as_that_of_a_logit():
     r, z = torch.zeros(1, 8, requires_grad=True), torch.zeros(1, 8, requires_grad=True)
     y, weight, config = torch.ones(1, 8), torch.ones(1), DBiSLConfig()
 
     def pull(leaf, log_odds, ce_weight):
-        with_ce, without = (distance_dice_ce(log_odds, y, weight, w) for w in (ce_weight, 0.0))
+        with_ce, without = (binary_dice_ce(log_odds, y, weight, ce_weight=w) for w in (ce_weight, 0.0))
         return torch.autograd.grad(with_ce - without, leaf)[0]
 
     assert torch.allclose(pull(r, config.distance_k * r, config.cross_entropy_weight), pull(z, z * 1, 1.0))

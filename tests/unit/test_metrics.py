@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nnunet_ssl.evaluation.metrics import METRICS, asd, dice, hd95, jaccard, scores, surface
+from nnunet_ssl.evaluation.metrics import METRICS, dice, jaccard, scores, surface
 
 Mask = NDArray[np.bool_]
 
@@ -50,16 +50,16 @@ def test_shifted_cubes_by_hand() -> None:
     assert dice(*SHIFTED) == pytest.approx(2 * 48 / 128)
     assert jaccard(*SHIFTED) == pytest.approx(48 / 80)
     assert surface(SHIFTED[0]).sum() == 56
-    assert asd(*SHIFTED) == pytest.approx(20 / 56)
-    assert hd95(*SHIFTED) == 1
+    found = scores(*SHIFTED)
+    assert (found["HD95"], found["ASD"]) == (1, pytest.approx(20 / 56))
 
 
 def test_anisotropic_spacing_by_hand() -> None:
     # 3 mm along the shift: the far face is 3 mm away, the middle of the near face 1 mm (sideways)
     spacing = (1.0, 1.0, 3.0)
-    assert asd(*SHIFTED, spacing) == pytest.approx((16 * 3 + 4 * 1) / 56)
-    assert hd95(*SHIFTED, spacing) == 3
-    assert dice(*SHIFTED) == scores(*SHIFTED, spacing)["Dice"]
+    found = scores(*SHIFTED, spacing)
+    assert (found["HD95"], found["ASD"]) == (3, pytest.approx((16 * 3 + 4 * 1) / 56))
+    assert found["Dice"] == dice(*SHIFTED)
 
 
 def test_one_voxel() -> None:
@@ -76,8 +76,8 @@ def test_hd95_leaves_out_the_farthest_twentieth() -> None:
     line = box((1, 100), (0, 1), (0, 39))
     with_outlier = line.copy()
     with_outlier[0, 99] = True  # 60 from the line's end; one of 79 pooled distances
-    assert hd95(with_outlier, line) == 0
-    assert asd(with_outlier, line) == pytest.approx(61 / 40)  # from voxel 99 to voxel 38
+    found = scores(with_outlier, line)
+    assert (found["HD95"], found["ASD"]) == (0, pytest.approx(61 / 40))  # from voxel 99 to voxel 38
 
 
 def test_identical_masks() -> None:
@@ -91,7 +91,6 @@ def test_an_empty_mask_has_no_distance() -> None:
         found = scores(*pair)
         assert found["Dice"] == found["Jaccard"] == 0
         assert np.isnan(found["HD95"]) and np.isnan(found["ASD"])
-        assert np.isnan(hd95(*pair)) and np.isnan(asd(*pair))
 
 
 def test_nothing_is_defined_where_both_are_empty() -> None:
@@ -122,10 +121,11 @@ def test_axes_and_memory_order_do_not_matter() -> None:
     assert scores(one[::-1, :, ::-1], other[::-1, :, ::-1], spacing) == pytest.approx(expected)
 
 
-def test_scores_are_the_single_metrics() -> None:
-    one, other, spacing = blobs(3), blobs(4), (2.0, 1.0, 1.0)
-    singly = (dice(one, other), jaccard(one, other), hd95(one, other, spacing), asd(one, other, spacing))
-    assert scores(one, other, spacing) == dict(zip(METRICS, singly, strict=True))
+def test_scores_hold_the_overlaps_too() -> None:
+    one, other = blobs(3), blobs(4)
+    found = scores(one, other, (2.0, 1.0, 1.0))
+    assert tuple(found) == METRICS
+    assert (found["Dice"], found["Jaccard"]) == (dice(one, other), jaccard(one, other))
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (3.0, 0.7, 1.3)])
@@ -133,8 +133,9 @@ def test_distances_agree_with_brute_force(spacing: tuple[float, float, float]) -
     one, other = blobs(5), blobs(6)
     to_other = brute_force_distances(one, other, spacing)
     pooled = np.concatenate((to_other, brute_force_distances(other, one, spacing)))
-    assert asd(one, other, spacing) == pytest.approx(to_other.mean(), abs=1e-9)
-    assert hd95(one, other, spacing) == pytest.approx(np.percentile(pooled, 95), abs=1e-9)
+    found = scores(one, other, spacing)
+    assert found["ASD"] == pytest.approx(to_other.mean(), abs=1e-9)
+    assert found["HD95"] == pytest.approx(np.percentile(pooled, 95), abs=1e-9)
 
 
 @pytest.mark.parametrize("shape", [(9, 11, 13), (17, 19)])
@@ -158,4 +159,4 @@ def test_shapes_and_spacing_are_checked() -> None:
     with pytest.raises(ValueError, match=r"one shape, got \(2, 2\) and \(2, 3\)"):
         scores(np.ones((2, 2), bool), np.ones((2, 3), bool))
     with pytest.raises(ValueError, match="2 entries"):
-        hd95(np.ones((2, 2), bool), np.ones((2, 2), bool), (1.0, 1.0, 1.0))
+        scores(np.ones((2, 2), bool), np.ones((2, 2), bool), (1.0, 1.0, 1.0))

@@ -493,13 +493,6 @@ def test_preview(name, dim, tmp_path):
     assert (tmp_path / "strip.png").is_file()
 
 
-def test_preview_of_regions_shows_the_innermost():
-    space = SPACES["regions"]
-    labels = label_map(space, [0], SHAPES[2])
-    expected = torch.tensor([0, 1, 2])[labels[:, 0].long()]  # whole holds 1 and 2, core holds 2
-    assert torch.equal(pick_method(space)._label_map(as_targets(space, labels)[0]), expected)
-
-
 def test_preview_without_decoders_or_unlabelled_images():
     space, batch = SPACES["classes"], make_batch(SPACES["classes"])
     with torch.no_grad():

@@ -85,14 +85,6 @@ def test_samples_do_not_see_each_other():
     assert torch.allclose(network(batch), alone, atol=1e-5)
 
 
-@PLANS
-def test_planner_measures_encoder_and_decoder(dim, residual):
-    network = prompted_network(SPACES["one_class"], dim, residual=residual)
-    planned = stock_network(HEAD_WIDTH, dim, residual=residual)
-    size = SHAPES[dim]
-    assert network.compute_conv_feature_map_size(size) == planned.compute_conv_feature_map_size(size)
-
-
 # Weights
 
 

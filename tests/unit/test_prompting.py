@@ -303,11 +303,16 @@ def test_samples_of_different_tasks():
     assert all(torch.equal(a, b) for a, b in zip(made(x), full, strict=True))
 
 
-def test_restriction_gives_back_the_question_before():
-    made, x = network(deep_supervision=False), images()
+@pytest.mark.parametrize("name", ["tasks", "region_tasks"])
+def test_restriction_asks_once_and_gives_back_the_question_before(name, monkeypatch):
+    made, x = network(SPACES[name], deep_supervision=False), images()
     made.ask(torch.tensor([True, False, False]))
-    before = made(x)
-    restrict_output(made, torch.tensor([True, False, True, True])).remove()
+    before, questions = made(x), []
+    monkeypatch.setattr(made, "ask", lambda keep, ask=made.ask: (questions.append(keep.tolist()), ask(keep)))
+    wanted = [False, True, True]
+    keep = torch.tensor([True, *wanted] if name == "tasks" else wanted)
+    restrict_output(torch.compile(made, backend="eager"), keep).remove()
+    assert questions == [wanted, [True, False, False]]
     assert torch.equal(made(x), before)
 
 
@@ -366,8 +371,3 @@ def test_deep_supervision_switch_of_nnunet():
     full = made(images())[0]
     made.decoder.deep_supervision = False  # what nnUNetTrainer.set_deep_supervision_enabled does
     assert torch.equal(made(images()), full)
-
-
-def test_planner_measures_encoder_and_decoder():
-    made, stock = network(), stock_network(1)
-    assert made.compute_conv_feature_map_size((16, 16)) == stock.compute_conv_feature_map_size((16, 16))

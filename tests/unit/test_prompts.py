@@ -20,24 +20,6 @@ TASKS, REGION_TASKS = SPACES["tasks"], SPACES["region_tasks"]
 KEEP = torch.tensor([True, False, True, True])  # background, front and back
 
 
-class PromptByPrompt(nn.Module):
-    """A network of no method of ours that notes what it is asked."""
-
-    has_background = True
-
-    def __init__(self):
-        super().__init__()
-        self.asked = None
-        self.questions = []
-
-    def ask(self, keep):
-        self.asked = keep
-        self.questions.append(keep)
-
-    def forward(self, x):
-        return x
-
-
 class Same(nn.Module):
     """A network that returns its input, or a list of two resolutions of it."""
 
@@ -102,19 +84,6 @@ def test_handle_removes_the_restriction():
     assert not torch.equal(network(x), x)
     handle.remove()
     assert torch.equal(network(x), x)
-
-
-@pytest.mark.parametrize("has_background", [True, False])
-def test_networks_that_decode_prompt_by_prompt_are_asked_less(has_background):
-    inner = PromptByPrompt()
-    inner.has_background = has_background
-    before = torch.tensor([True] * (3 if has_background else 4))
-    inner.ask(before)
-    handle = restrict_output(nn.Sequential(Same(), inner), KEEP)
-    assert inner.asked.tolist() == KEEP.tolist()[1 if has_background else 0 :]
-    handle.remove()
-    assert inner.asked is before
-    assert len(inner.questions) == 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

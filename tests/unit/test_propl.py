@@ -15,7 +15,7 @@ from nnunet_ssl.errors import ConfigError, TaskError
 from nnunet_ssl.losses.uplc import calibrate, mean_and_variance, sample_dropout
 from nnunet_ssl.methods import propl
 from nnunet_ssl.methods.base import Batch, total_loss
-from nnunet_ssl.methods.propl import ProPL, ProPLConfig, own_pairs
+from nnunet_ssl.methods.propl import ProPL, ProPLConfig
 from nnunet_ssl.ramps import gaussian_ramp
 from tests.unit import toy
 from tests.unit.gloo import RANKS, in_processes
@@ -380,16 +380,6 @@ def test_passes(passes):
     # two labelled samples are 3 pairs, four unlabelled ones 6
     no_graph = [("sd", False, 6)] * max(passes, 1)
     assert runs == [("encoder", True, 6), ("sd", True, 3), *no_graph, ("pd", True, 6)]
-
-
-def test_one_prompt_each_copies_no_features():
-    assert own_pairs(SPACES["one_class"], torch.zeros(3, dtype=torch.long)).sample is None
-    # of a dataset with more, no batch is an exception: a network would be compiled for each kind
-    assert own_pairs(SPACES["tasks"], torch.tensor([0, 0])).sample.tolist() == [0, 1]
-    pairs = own_pairs(SPACES["tasks"], torch.tensor([0, 1]))
-    assert pairs.sample.tolist() == [0, 1, 1]
-    assert pairs.prompt.tolist() == [0, 1, 2]
-    assert pairs.weight.tolist() == [0.5, 0.25, 0.25]
 
 
 def test_training_finds_the_object_of_the_prompt():

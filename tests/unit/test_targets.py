@@ -52,6 +52,21 @@ def test_valid_voxels():
     assert SPACES["regions"].valid(target) is None
 
 
+def test_samples_under_their_own_prompts():
+    pairs = SPACES["tasks"].own_pairs(torch.tensor([0, 1]))
+    assert pairs.sample.tolist() == [0, 1, 1]
+    assert pairs.prompt.tolist() == [0, 1, 2]
+    assert pairs.weight.tolist() == [0.5, 0.25, 0.25]
+    assert not SPACES["tasks"].own_prompts(torch.tensor([-1])).any()
+
+
+def test_one_prompt_each_copies_no_features():
+    pairs = SPACES["one_class"].own_pairs(torch.zeros(3, dtype=torch.long))
+    assert pairs.gathered is None and pairs.sample.tolist() == [0, 1, 2]
+    # of a dataset with more, no batch is an exception: a network would be compiled for each kind
+    assert SPACES["tasks"].own_pairs(torch.tensor([0, 0])).gathered.tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("dim", [2, 3])
 @pytest.mark.parametrize("name", SPACES)
 def test_union_of_binaries_is_the_foreground(name, dim):
@@ -182,6 +197,12 @@ def test_hard_prediction_has_nnunets_form():
     )
     regions = SPACES["regions_ignore"].hard(logits[:, :2] - 0.3)
     assert regions[..., 0].tolist() == [[[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]]]  # no voxel is ignored
+
+
+def test_the_label_map_of_regions_shows_the_innermost():
+    target = as_target(SPACES["regions_ignore"], REGIONS)  # whole holds 1 and 2, core holds 2
+    assert as_lists(SPACES["regions_ignore"].label_map(target)) == [[[0, 1], [0, 0]], [[2, 0], [0, 1]]]
+    assert torch.equal(SPACES["tasks_ignore"].label_map(CLASSES), CLASSES[:, 0])
 
 
 # Masked targets

@@ -54,16 +54,12 @@ def generator(seed: int = 0) -> torch.Generator:
 # Targets
 
 
-def members(value: int | tuple[int, ...]) -> tuple[int, ...]:
-    return value if isinstance(value, tuple) else (value,)
-
-
 def label_map(space: LabelSpace, tasks: list[int], shape: tuple[int, ...], seed: int = 0) -> Tensor:
     """Coarse random blobs of each sample's own labels, (B, 1, *shape); the last columns are ignored."""
     draw = generator(seed)
     maps = []
     for task in tasks:
-        own = {v for k in space.table.prompts_of(task) for v in members(space.table.prompts[k].value)}
+        own = {v for k in space.table.prompts_of(task) for v in space.table.prompts[k].values}
         values = torch.tensor([0, *sorted(own)])
         coarse = torch.randint(len(values), [max(s // 4, 1) for s in shape], generator=draw)
         maps.append(F.interpolate(values[coarse][None, None].float(), shape, mode="nearest-exact")[0])
@@ -77,7 +73,7 @@ def as_target(space: LabelSpace, labels: Tensor) -> Tensor:
     """What nnU-Net's transforms make of a label map: the map itself, or one channel per region."""
     if not space.table.has_regions:
         return labels
-    values = [members(p.value) for p in space.table.prompts]
+    values = [p.values for p in space.table.prompts]
     values += [] if space.ignore_label is None else [(space.ignore_label,)]
     return torch.cat([torch.isin(labels, torch.tensor(v, dtype=labels.dtype)) for v in values], dim=1)
 

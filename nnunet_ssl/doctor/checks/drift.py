@@ -115,14 +115,10 @@ def measure(group: Group, study: Study) -> Drift | None:
     return Drift(observed, (1 + as_far) / (1 + PERMUTATIONS))
 
 
-def curves(cases: Iterable[CaseFacts], channel: int, study: Study) -> Curves:
-    """Quantiles (N, 100) of each case as the network will get them."""
-    return np.stack([_curve(case.channels[channel], is_per_case(study, channel)) for case in cases])
-
-
-def raw_curves(cases: Iterable[CaseFacts], channel: int, study: Study) -> Curves:
-    """Quantiles (N, 100) of each case as stored."""
-    return np.stack([_curve(case.channels[channel], per_case=False) for case in cases])
+def curves(cases: Iterable[CaseFacts], channel: int, study: Study, raw: bool = False) -> Curves:
+    """Quantiles (N, 100) of each case as the network will get them, or ``raw``, as stored."""
+    per_case = not raw and is_per_case(study, channel)
+    return np.stack([_curve(case.channels[channel], per_case) for case in cases])
 
 
 def is_per_case(study: Study, channel: int) -> bool:

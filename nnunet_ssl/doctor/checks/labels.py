@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from nnunet_ssl.doctor.facts import CaseFacts, LabelFacts
 from nnunet_ssl.doctor.findings import Finding, Severity, of_cases
 from nnunet_ssl.doctor.study import Fold, Study, in_folds
-from nnunet_ssl.tasks import LabelValue
 
 POSING_SHARE = 0.5  # more blank masks than this among the labelled are taken for scans that nobody labelled
 
@@ -143,7 +142,7 @@ def _class_findings(
         for fold, members in groups.items():
             cases = [c for c in study.labeled_cases if c.case in members]
             labels = [c.label for c in _of_task(study, cases, prompt.task) if c.label is not None]
-            if labels and not any(_has_any(label, _values(prompt.value)) for label in labels):
+            if labels and not any(label.counts.keys() & set(prompt.values) for label in labels):
                 absent.append(fold)
         if absent:
             found = f"Class '{prompt.label}' is {where}{in_folds(absent)}."
@@ -167,14 +166,6 @@ def _is_blank(label: LabelFacts | None, study: Study, task: int) -> bool:
 def _known_values(study: Study) -> set[int]:
     known = {0} | {value for task in range(len(study.table)) for value in study.own_values(task)}
     return known if study.ignore_value is None else known | {study.ignore_value}
-
-
-def _has_any(label: LabelFacts | None, values: set[int]) -> bool:
-    return label is not None and any(value in values for value in label.counts)
-
-
-def _values(value: LabelValue) -> set[int]:
-    return set(value) if isinstance(value, tuple) else {value}
 
 
 def _describe(label: LabelFacts, values: list[float]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from nnunet_ssl.conversion.split import Cases, group_cases
+from nnunet_ssl.conversion.split import group_key
 from nnunet_ssl.doctor.facts import IMAGES_TR, IMAGES_TS, IMAGES_UN, CaseFacts
 from nnunet_ssl.doctor.findings import Finding, Severity
 from nnunet_ssl.doctor.study import Fold, Part, Study, in_folds
@@ -119,7 +119,7 @@ def _keys(cases: Iterable[CaseFacts], regex: str) -> tuple[dict[str, str], list[
     key_of, nameless = {}, []
     for case in cases:
         try:
-            key_of[case.case] = group_cases(Cases({case.case: 0}, [""]), regex)[0].key
+            key_of[case.case] = group_key(case.case, regex)
         except DataError:
             nameless.append(case.title)
     return key_of, nameless
