@@ -99,7 +99,7 @@ class Comparison:
 
 
 def compare(a: Scores, b: Scores, metrics: Sequence[str] | None = None) -> list[Comparison]:
-    """Compare two models in every metric, or in some: each label, each of several tasks, the mean of labels.
+    """Compare two models in every metric, or in some: each label, each task of several, and all.
 
     Cases that only one of them was scored on are left out, and so are the labels of a task without others.
 
@@ -234,7 +234,7 @@ def _compare_metric(a: Scores, b: Scores, metric: str) -> list[Comparison]:
     columns = {label: [k] for k, label in enumerate(a.labels)}
     if len(tasks := list(dict.fromkeys(a.tasks))) > 1:
         of_task = {t: [k for k, own in enumerate(a.label_tasks) if own == t] for t in tasks}
-        columns |= {f"mean of {task}": mine for task, mine in of_task.items()}
+        columns |= {f"mean of {task}": mine for task, mine in of_task.items() if len(mine) > 1}
     columns[OVERALL] = list(range(len(a.labels)))
     return [
         _compare_mean(

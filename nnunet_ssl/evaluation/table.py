@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 
 from nnunet_ssl.evaluation import bootstrap
@@ -25,20 +26,21 @@ def show(evaluation: Evaluation) -> str:
     summary = summarise(evaluation)
     metrics = evaluation.metrics
     several = len(summary.tasks) > 1
+    labels = Counter(label.task for label in summary.labels)
+    means = [task for task in summary.tasks if several and labels[task] > 1]
     heads = [_head(metric, evaluation.unit) for metric in metrics]
     header = ["task", "label", "n", *heads, "empty pred.", "empty ref.", "both empty"]
     rows: list[list[object]] = [_label_row(label, metrics) for label in summary.labels]
-    if several:
-        rows += [_mean_row(task, "mean", mean, metrics) for task, mean in summary.tasks.items()]
+    rows += [_mean_row(task, "mean", summary.tasks[task], metrics) for task in means]
     last = ("all" if several else summary.labels[0].task, OVERALL)
     rows.append(_mean_row(*last, summary.overall, metrics))
     bounds: list[list[object]] = [
         [label.task, label.label, *(_bounds(label.interval[m], _digits(m)) for m in metrics)]
         for label in summary.labels
     ]
-    if several:
-        for task, interval in summary.task_intervals.items():
-            bounds.append([task, "mean", *(_bounds(interval[m], _digits(m)) for m in metrics)])
+    for task in means:
+        interval = summary.task_intervals[task]
+        bounds.append([task, "mean", *(_bounds(interval[m], _digits(m)) for m in metrics)])
     bounds.append([*last, *(_bounds(summary.overall_interval[m], _digits(m)) for m in metrics)])
     notes = "Mean ± standard deviation over cases. Distances: over the cases where neither mask is empty."
     if evaluation.unit == "voxel":

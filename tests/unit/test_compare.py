@@ -158,15 +158,16 @@ def test_a_third_model_on_the_pairs_of_two() -> None:
 
 
 def test_each_task_has_a_row() -> None:
-    tasks, labels = ("s", "s", "t", "t", "t"), ("l0", "l1")
-    one = make([[0.5, NAN], [0.6, NAN], [NAN, 0.5], [NAN, 0.6], [NAN, 0.7]], labels=labels, tasks=tasks)
-    gain = np.array([[0.2, 0.0]])
-    one = Scores(**{**vars(one), "label_tasks": ("s", "t")})
+    tasks, labels = ("s", "s", "t", "t", "t"), ("l0", "l1", "l2")
+    s, t = [[0.5, 0.3, NAN], [0.6, 0.3, NAN]], [[NAN, NAN, 0.5], [NAN, NAN, 0.6], [NAN, NAN, 0.7]]
+    one = make([*s, *t], labels=labels, tasks=tasks)
+    gain = np.array([[0.2, 0.1, 0.0]])
+    one = Scores(**{**vars(one), "label_tasks": ("s", "s", "t")})
     other = Scores(**{**vars(one), "values": {"Dice": one.values["Dice"] + gain}})
     rows = {row.label: row for row in compare(one, other)}
-    assert list(rows) == ["l0", "l1", "mean of s", "mean of t", OVERALL]
-    assert (rows["mean of s"].n, rows["mean of t"].n, rows[OVERALL].n) == (2, 3, 5)
-    assert [rows[k].difference for k in ("mean of s", "mean of t", OVERALL)] == pytest.approx([0.2, 0, 0.1])
+    assert list(rows) == ["l0", "l1", "l2", "mean of s", OVERALL]  # t has one label, which says it all
+    assert (rows["mean of s"].n, rows["l2"].n, rows[OVERALL].n) == (2, 3, 5)
+    assert [rows[k].difference for k in ("mean of s", "l2", OVERALL)] == pytest.approx([0.15, 0, 0.1])
 
 
 def test_wilcoxon_at_its_ends() -> None:
