@@ -23,7 +23,8 @@ from typing import Any
 
 import torch
 
-from nnunet_ssl.conversion.dataset_json import find_dataset, read_json
+from nnunet_ssl.data.dataset_json import find_dataset
+from nnunet_ssl.json_files import read_json
 from nnunet_ssl.tables import format_table
 
 

@@ -22,8 +22,8 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
 
-from nnunet_ssl.conversion.dataset_json import read_json, write_json_atomically
 from nnunet_ssl.errors import DataError, NNUNetSSLError
+from nnunet_ssl.json_files import read_json, write_json_atomically
 
 _POLL_SECONDS = 0.5
 _TAIL_BYTES = 8192

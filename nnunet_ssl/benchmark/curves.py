@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from nnunet_ssl.conversion.dataset_json import read_json, write_json_atomically
 from nnunet_ssl.curve_names import COLLAPSED
+from nnunet_ssl.json_files import read_json, write_json_atomically
 
 CURVES = "curves.json"
 

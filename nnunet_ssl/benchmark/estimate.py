@@ -11,7 +11,7 @@ from statistics import fmean, median
 from nnunet_ssl.benchmark.plan import BASELINE, PSEUDO_LABELS, Run
 from nnunet_ssl.benchmark.workplace import DONE, Workplace
 from nnunet_ssl.config import TrainingConfig
-from nnunet_ssl.conversion.dataset_json import read_json
+from nnunet_ssl.json_files import read_json
 from nnunet_ssl.tasks import BLOCK
 
 Budget = tuple[int, int]  # epochs, updates in each

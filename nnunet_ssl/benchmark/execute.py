@@ -11,9 +11,9 @@ from importlib import metadata
 from nnunet_ssl.benchmark.plan import BASELINE, PSEUDO_LABELS, Run
 from nnunet_ssl.benchmark.steps import Steps
 from nnunet_ssl.benchmark.workplace import DONE, FAILED
-from nnunet_ssl.conversion.dataset_json import write_json_atomically
 from nnunet_ssl.errors import DataError, NNUNetSSLError
 from nnunet_ssl.inference.sentences import WISHES
+from nnunet_ssl.json_files import write_json_atomically
 from nnunet_ssl.locks import BusyError, locked
 from nnunet_ssl.steps import run_steps
 

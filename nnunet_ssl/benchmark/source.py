@@ -7,12 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_ssl.conversion.dataset_json import (
-    dataset_folder,
-    find_dataset,
-    read_dataset_json,
-    training_cases,
-)
+from nnunet_ssl.data.dataset_json import dataset_folder, find_dataset, read_dataset_json, training_cases
 from nnunet_ssl.data.layout import IMAGES_UNLABELED, list_images
 from nnunet_ssl.tasks import TaskTable
 

@@ -11,10 +11,10 @@ from nnunet_ssl.benchmark.curves import CURVES, save_curves
 from nnunet_ssl.benchmark.plan import BASELINE, PSEUDO_LABELS, Plan, Run
 from nnunet_ssl.benchmark.source import Source
 from nnunet_ssl.benchmark.workplace import Workplace, label_links, link_files, link_images
-from nnunet_ssl.conversion.dataset_json import read_json, write_json_atomically
 from nnunet_ssl.data.layout import SPLITS_FILE, UNLABELED
 from nnunet_ssl.errors import DataError
 from nnunet_ssl.inference.prompts import TASK_VARIABLE
+from nnunet_ssl.json_files import read_json, write_json_atomically
 from nnunet_ssl.steps import Action, Command, Step
 
 

@@ -21,12 +21,13 @@ from typing import Any
 
 from nnunet_ssl.benchmark.plan import Plan, Run, Settings
 from nnunet_ssl.benchmark.source import Source
-from nnunet_ssl.conversion.dataset_json import read_dataset_json, read_json, write_json_atomically
 from nnunet_ssl.conversion.merge_files import place_file, spacing_file
 from nnunet_ssl.conversion.plans import configure_plans, read_plans, resolve_configuration
 from nnunet_ssl.conversion.prompt_embedding import stored_file
+from nnunet_ssl.data.dataset_json import read_dataset_json
 from nnunet_ssl.data.layout import IMAGES_UNLABELED, SPLITS_FILE, UNLABELED
 from nnunet_ssl.errors import ConfigError, DataError, few
+from nnunet_ssl.json_files import read_json, write_json_atomically
 
 PLAN_FILE = "benchmark.json"
 DONE, FAILED = "done.json", "failed.json"

@@ -166,8 +166,8 @@ def check_trainers(plan: Plan, source: Source) -> None:
         TaskError: a trainer needs the task of a scan in ``imagesUn`` that bears no task's prefix.
     """
     from nnunet_ssl.benchmark.plan import BASELINE
-    from nnunet_ssl.conversion.dataset_json import read_dataset_json
     from nnunet_ssl.conversion.plans import read_plans
+    from nnunet_ssl.data.dataset_json import read_dataset_json
     from nnunet_ssl.training.adapter import SSLTrainer
     from nnunet_ssl.training.checks import check_trainable
     from nnunet_ssl.training.find import find_trainer

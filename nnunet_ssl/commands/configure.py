@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write the new plans and print what changed."""
     from nnunet_ssl.conversion import plans
-    from nnunet_ssl.conversion.dataset_json import dataset_folder
+    from nnunet_ssl.data.dataset_json import dataset_folder
     from nnunet_ssl.errors import ConfigError
     from nnunet_ssl.tables import format_table
 

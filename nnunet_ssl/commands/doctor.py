@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
 
     from nnunetv2.configuration import default_num_processes
 
-    from nnunet_ssl.conversion.dataset_json import dataset_folder
+    from nnunet_ssl.data.dataset_json import dataset_folder
     from nnunet_ssl.doctor import report
     from nnunet_ssl.doctor.examine import Request, examine
 
@@ -79,10 +79,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _write(folder: Path, result: Examination) -> list[Path]:
-    from nnunet_ssl.conversion.dataset_json import write_json_atomically
     from nnunet_ssl.doctor import report
     from nnunet_ssl.doctor.picture import draw_intensities
     from nnunet_ssl.errors import DataError
+    from nnunet_ssl.json_files import write_json_atomically
 
     record, picture = folder / "doctor.json", folder / "doctor_intensities.png"
     try:

@@ -51,8 +51,8 @@ def run(args: argparse.Namespace) -> None:
     from pathlib import Path
 
     from nnunet_ssl.conversion import prompt_embedding as prompts
-    from nnunet_ssl.conversion.dataset_json import read_json
     from nnunet_ssl.errors import ConfigError
+    from nnunet_ssl.json_files import read_json
     from nnunet_ssl.tables import format_table
     from nnunet_ssl.tasks import TaskTable
 

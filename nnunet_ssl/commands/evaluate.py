@@ -17,14 +17,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnunet_ssl.conversion.dataset_json import (
-    dataset_folder,
-    existing_folder,
-    find_dataset,
-    read_json,
-    write_json_atomically,
-)
-from nnunet_ssl.errors import ConfigError, DataError
+from nnunet_ssl.data.dataset_json import dataset_folder, existing_folder, find_dataset, read_dataset_json
+from nnunet_ssl.errors import ConfigError, DataError, listing
+from nnunet_ssl.json_files import read_json, write_json_atomically
 
 if TYPE_CHECKING:
     from nnunet_ssl.evaluation.folder import Evaluation
@@ -78,7 +73,6 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.ref is None:
         raise ConfigError("-ref FOLDER is needed: the label files to score the predictions against.")
-    from nnunet_ssl.errors import listing
     from nnunet_ssl.evaluation.export import csv_rows
     from nnunet_ssl.evaluation.table import show
 
@@ -115,7 +109,6 @@ def _content(args: argparse.Namespace, prediction: Path, evaluation: Evaluation)
 
 
 def _compare(args: argparse.Namespace) -> None:
-    from nnunet_ssl.errors import listing
     from nnunet_ssl.evaluation.compare import compare
     from nnunet_ssl.evaluation.export import comparison_json
     from nnunet_ssl.evaluation.scores import scores_from_json
@@ -191,27 +184,16 @@ def _write_csv(output: Path, rows: list[dict[str, Any]]) -> None:
 
 def _dataset_json(args: argparse.Namespace, prediction: Path) -> dict[str, Any]:
     """The dataset's description, from wherever the user points to."""
-    file = _described_by(args, prediction)
-    content = read_json(file)
-    lacking = [key for key in ("labels", "file_ending") if key not in content]
-    if lacking:
-        raise DataError(
-            f"{file} lacks {' and '.join(repr(key) for key in lacking)}: it is no dataset.json of nnU-Net."
-        )
-    return dict(content)
-
-
-def _described_by(args: argparse.Namespace, prediction: Path) -> Path:
     if args.djfile is not None:
-        return Path(args.djfile)
+        return read_dataset_json(Path(args.djfile))
     if args.d is not None:
         name = find_dataset(args.d)
         # The raw data may be elsewhere where only the preprocessed ones were copied for training
         folder = existing_folder("raw", name) or dataset_folder("preprocessed", name)
-        return folder / "dataset.json"
+        return read_dataset_json(folder)
     beside = prediction / "dataset.json"
     if not beside.is_file():
         raise DataError(
             f"There is no dataset.json in {prediction}. Name the dataset with -d or its file with -djfile."
         )
-    return beside
+    return read_dataset_json(beside)

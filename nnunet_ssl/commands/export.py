@@ -87,7 +87,7 @@ def model_folder(
         ConfigError: they name none, or two.
         DataError: it does not exist; the message lists the models that do.
     """
-    from nnunet_ssl.conversion.dataset_json import find_dataset
+    from nnunet_ssl.data.dataset_json import find_dataset
     from nnunet_ssl.errors import ConfigError, DataError
 
     if folder is not None and (dataset, configuration, trainer) == (None, None, None):

@@ -24,8 +24,8 @@ def run(args: argparse.Namespace) -> None:
     """Preprocess every configuration asked for."""
     from nnunetv2.configuration import default_num_processes
 
-    from nnunet_ssl.conversion.dataset_json import find_dataset, read_dataset_json, root_folder
     from nnunet_ssl.conversion.plans import read_plans, resolve_configuration
+    from nnunet_ssl.data.dataset_json import find_dataset, read_dataset_json, root_folder
     from nnunet_ssl.data.layout import IMAGES_UNLABELED
     from nnunet_ssl.data.preprocessing import Recipe, preprocess_unlabeled, unlabeled_folder
     from nnunet_ssl.errors import DataError

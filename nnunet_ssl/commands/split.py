@@ -60,8 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write the split and print how many cases came out."""
     from nnunet_ssl.conversion import split
-    from nnunet_ssl.conversion.dataset_json import find_dataset, root_folder
     from nnunet_ssl.conversion.split_like import folds_like
+    from nnunet_ssl.data.dataset_json import find_dataset, root_folder
     from nnunet_ssl.tables import format_table
 
     cases, notes = split.load_cases(args.d), []

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ssl.conversion.cases import IMAGE_FOLDERS, Case, Source, check_unique, files_of
-from nnunet_ssl.conversion.dataset_json import check_new_name, read_json, root_folder
 from nnunet_ssl.conversion.images import ending_of
 from nnunet_ssl.conversion.paper_splits import Split
+from nnunet_ssl.data.dataset_json import check_new_name, root_folder
 from nnunet_ssl.errors import DataError, few
+from nnunet_ssl.json_files import read_json
 
 RECORD = "conversion.json"  # in the finished dataset: what each case was made from
 NAMES = "names"  # in it: of labels and channels, as asked for; dataset.json may be edited

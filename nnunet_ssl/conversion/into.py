@@ -10,22 +10,21 @@ from typing import Any
 
 from nnunet_ssl.conversion.cases import Case, check_unique, files_of, fingerprint, image_folder
 from nnunet_ssl.conversion.convert_case import Job, targets
-from nnunet_ssl.conversion.dataset_json import (
+from nnunet_ssl.conversion.folder import scans_of
+from nnunet_ssl.conversion.folder_options import FolderOptions
+from nnunet_ssl.conversion.images import PICTURES
+from nnunet_ssl.conversion.writer import convert_all
+from nnunet_ssl.data.dataset_json import (
     channel_names,
     dataset_folder,
     described_folders,
     existing_folder,
     find_dataset,
     read_dataset_json,
-    read_json,
-    write_json_atomically,
 )
-from nnunet_ssl.conversion.folder import scans_of
-from nnunet_ssl.conversion.folder_options import FolderOptions
-from nnunet_ssl.conversion.images import PICTURES
-from nnunet_ssl.conversion.writer import convert_all
 from nnunet_ssl.data.layout import list_images
 from nnunet_ssl.errors import DataError, few, listing
+from nnunet_ssl.json_files import read_json, write_json_atomically
 
 ADDED = "added.json"  # beside the scans: what each was made from
 

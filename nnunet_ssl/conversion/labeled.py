@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nnunet_ssl.conversion.dataset_json import root_folder
 from nnunet_ssl.conversion.dataset_plan import DatasetPlan
 from nnunet_ssl.conversion.split import Cases, SplitRequest, make_splits, parse_labeled, write_splits
+from nnunet_ssl.data.dataset_json import root_folder
 from nnunet_ssl.errors import ConfigError
 
 _BETWEEN = "\x1f"  # stands in no identifier

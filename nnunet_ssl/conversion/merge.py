@@ -12,7 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nnunet_ssl.conversion.dataset_json import (
+from nnunet_ssl.conversion.merge_files import LabelFile, MergePlan, spacing_file
+from nnunet_ssl.data.dataset_json import (
     channel_names,
     check_new_name,
     dataset_folder,
@@ -21,7 +22,6 @@ from nnunet_ssl.conversion.dataset_json import (
     root_folder,
     training_cases,
 )
-from nnunet_ssl.conversion.merge_files import LabelFile, MergePlan, spacing_file
 from nnunet_ssl.data.layout import list_images
 from nnunet_ssl.errors import DataError, TaskError
 from nnunet_ssl.tasks import BLOCK, IGNORE, Task, TaskTable

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_ssl.conversion.dataset_json import write_json_atomically
 from nnunet_ssl.errors import DataError, NNUNetSSLError, few
+from nnunet_ssl.json_files import write_json_atomically
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ssl.config import check_known, check_range, option_names, parse_value, resolve
-from nnunet_ssl.conversion.dataset_json import read_json, write_json_atomically
 from nnunet_ssl.errors import ConfigError, DataError
+from nnunet_ssl.json_files import read_json, write_json_atomically
 from nnunet_ssl.tasks import BLOCK
 
 # Values of a configuration that can be set, with their types.

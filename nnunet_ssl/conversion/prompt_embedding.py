@@ -19,14 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_ssl.conversion.dataset_json import (
-    described_folders,
-    existing_folder,
-    find_dataset,
-    read_json,
-    write_json_atomically,
-)
+from nnunet_ssl.data.dataset_json import described_folders, existing_folder, find_dataset
 from nnunet_ssl.errors import ConfigError, DataError
+from nnunet_ssl.json_files import read_json, write_json_atomically
 from nnunet_ssl.tasks import BLOCK, EMBEDDING, Embedding, TaskTable
 
 FILE = "prompt_embedding.npz"

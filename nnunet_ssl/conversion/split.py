@@ -16,16 +16,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nnunet_ssl.conversion.dataset_json import (
-    existing_folder,
-    find_dataset,
-    read_dataset_json,
-    read_json,
-    training_cases,
-    write_json_atomically,
-)
+from nnunet_ssl.data.dataset_json import existing_folder, find_dataset, read_dataset_json, training_cases
 from nnunet_ssl.data.layout import SPLITS_FILE, UNLABELED
 from nnunet_ssl.errors import ConfigError, DataError, few
+from nnunet_ssl.json_files import read_json, write_json_atomically
 from nnunet_ssl.tasks import TaskTable
 
 Fold = dict[str, list[str]]

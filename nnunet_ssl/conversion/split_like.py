@@ -5,17 +5,12 @@ So a network of one task alone and one of all tasks train and validate on the sa
 
 from __future__ import annotations
 
-from nnunet_ssl.conversion.dataset_json import (
-    dataset_folder,
-    described_folders,
-    find_dataset,
-    read_dataset_json,
-    read_json,
-)
 from nnunet_ssl.conversion.merge import MERGED_FROM, case_prefix
 from nnunet_ssl.conversion.split import Cases, Fold
+from nnunet_ssl.data.dataset_json import dataset_folder, described_folders, find_dataset, read_dataset_json
 from nnunet_ssl.data.layout import SPLITS_FILE, UNLABELED
 from nnunet_ssl.errors import DataError
+from nnunet_ssl.json_files import read_json
 from nnunet_ssl.tasks import BLOCK
 
 

@@ -19,7 +19,6 @@ from tqdm import tqdm
 from nnunet_ssl import __version__
 from nnunet_ssl.conversion.cases import IMAGE_FOLDERS, LABEL_FOLDERS, fingerprint
 from nnunet_ssl.conversion.convert_case import Job, Outcome, convert, targets
-from nnunet_ssl.conversion.dataset_json import root_folder, write_json_atomically
 from nnunet_ssl.conversion.dataset_plan import (
     FILES,
     NAMES,
@@ -31,7 +30,9 @@ from nnunet_ssl.conversion.dataset_plan import (
 )
 from nnunet_ssl.conversion.merge_files import replace_folder
 from nnunet_ssl.conversion.recipes import register
+from nnunet_ssl.data.dataset_json import root_folder
 from nnunet_ssl.errors import DataError, listing
+from nnunet_ssl.json_files import write_json_atomically
 from nnunet_ssl.parallel import run_jobs
 
 LOG = "converted.jsonl"

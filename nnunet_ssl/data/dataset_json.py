@@ -1,9 +1,8 @@
-"""Find datasets in nnU-Net's folders; read and write their JSON files safely."""
+"""Find datasets in nnU-Net's folders, and read what describes them."""
 
 from __future__ import annotations
 
 import copy
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from typing import Any, Literal
 
 from nnunet_ssl.data.layout import list_images
 from nnunet_ssl.errors import DataError
+from nnunet_ssl.json_files import read_json
 
 Root = Literal["raw", "preprocessed"]
 
@@ -114,14 +114,14 @@ def described_folders(name: str) -> list[Path]:
     return [f for f in folders if f is not None and (f / "dataset.json").is_file()]
 
 
-def read_dataset_json(folder: Path) -> dict[str, Any]:
-    """``dataset.json`` of a dataset folder.
+def read_dataset_json(path: Path) -> dict[str, Any]:
+    """Description of a dataset: a JSON file, or ``dataset.json`` of a folder.
 
     Raises:
         DataError: the file is missing, not valid JSON, lacks ``labels`` or ``file_ending``, or its labels
             are no names with numbers.
     """
-    path = folder / "dataset.json"
+    path = path if path.suffix == ".json" else path / "dataset.json"
     content = read_json(path)
     missing = [key for key in ("labels", "file_ending") if key not in content]
     if missing:
@@ -155,34 +155,6 @@ def training_cases(folder: Path, dataset_json: Mapping[str, Any]) -> dict[str, t
     ending = dataset_json["file_ending"]
     images = list_images(folder / "imagesTr", ending, hidden=True)
     return {case: (files, folder / "labelsTr" / f"{case}{ending}") for case, files in images.items()}
-
-
-def read_json(path: Path) -> Any:
-    """Content of a JSON file.
-
-    Raises:
-        DataError: the file is missing or is not valid JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"Expected the file {path}, which does not exist.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not valid JSON ({error}). Correct it or make it anew.") from error
-
-
-def write_json_atomically(path: Path, obj: Any) -> None:
-    """Write JSON so that ``path`` holds either its old or all of its new content, also after a crash."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(obj, file, indent=4)  # ASCII: nnU-Net reads in the encoding of the machine
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _searched() -> str:

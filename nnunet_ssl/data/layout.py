@@ -11,9 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from batchgenerators.utilities.file_and_folder_operations import load_json
-
 from nnunet_ssl.errors import DataError, few
+from nnunet_ssl.json_files import read_json
 
 IMAGES_UNLABELED = "imagesUn"
 SPLITS_FILE = "splits_final.json"
@@ -55,7 +54,7 @@ def hidden_cases(splits_file: Path, fold: int | str) -> list[str]:
     """Case ids that the fold names under ``"unlabeled"``; none for fold ``all`` or without a split."""
     if fold == "all" or not splits_file.is_file():
         return []
-    splits: list[dict[str, Any]] = load_json(str(splits_file))
+    splits: list[dict[str, Any]] = read_json(splits_file)
     return list(splits[int(fold)].get(UNLABELED, [])) if int(fold) < len(splits) else []
 
 

@@ -26,9 +26,10 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tqdm import tqdm
 
-from nnunet_ssl.conversion.dataset_json import channel_names, read_json, write_json_atomically
+from nnunet_ssl.data.dataset_json import channel_names
 from nnunet_ssl.data.layout import list_images
 from nnunet_ssl.errors import DataError, listing, reason
+from nnunet_ssl.json_files import read_json, write_json_atomically
 from nnunet_ssl.locks import NoLocksError, locked
 from nnunet_ssl.parallel import run_jobs
 

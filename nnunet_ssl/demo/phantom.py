@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, gaussian_filter, label
 from scipy.spatial import cKDTree
 
-from nnunet_ssl.conversion.dataset_json import write_json_atomically
+from nnunet_ssl.json_files import write_json_atomically
 
 SHAPE = (24, 40, 40)  # voxels, (Z, Y, X)
 SPACING = (2.5, 1.25, 1.25)  # mm, (Z, Y, X)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_ssl.conversion.dataset_json import existing_folder, read_dataset_json, read_json
+from nnunet_ssl.data.dataset_json import existing_folder, read_dataset_json
 from nnunet_ssl.data.layout import SPLITS_FILE
 from nnunet_ssl.doctor import machine, nnunet
 from nnunet_ssl.doctor.checks import (
@@ -28,6 +28,7 @@ from nnunet_ssl.doctor.inventory import check_names, list_cases
 from nnunet_ssl.doctor.scan import scan
 from nnunet_ssl.doctor.study import Study, read_folds
 from nnunet_ssl.errors import DataError
+from nnunet_ssl.json_files import read_json
 from nnunet_ssl.tasks import TaskTable
 
 CHECKS: tuple[Callable[[Study], list[Finding]], ...] = (

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_ssl.conversion.dataset_json import training_cases
+from nnunet_ssl.data.dataset_json import training_cases
 from nnunet_ssl.data.layout import list_images
 from nnunet_ssl.doctor.facts import IMAGES_TR, IMAGES_TS, IMAGES_UN
 from nnunet_ssl.doctor.findings import Finding, Severity

@@ -9,10 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nnunet_ssl.conversion.dataset_json import read_json
 from nnunet_ssl.data.layout import UNLABELED
 from nnunet_ssl.doctor.facts import IMAGES_TR, IMAGES_TS, IMAGES_UN, CaseFacts
 from nnunet_ssl.errors import ConfigError, DataError
+from nnunet_ssl.json_files import read_json
 from nnunet_ssl.tasks import IGNORE, TaskTable
 
 

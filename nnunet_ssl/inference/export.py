@@ -24,8 +24,8 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from torch import Tensor, nn
 
 from nnunet_ssl import __version__
-from nnunet_ssl.conversion.dataset_json import read_dataset_json, read_json, write_json_atomically
 from nnunet_ssl.conversion.merge_files import place_file
+from nnunet_ssl.data.dataset_json import read_dataset_json
 from nnunet_ssl.errors import ConfigError, DataError, TaskError
 from nnunet_ssl.inference.choice import choose
 from nnunet_ssl.inference.exported import (
@@ -39,6 +39,7 @@ from nnunet_ssl.inference.exported import (
 )
 from nnunet_ssl.inference.prompts import TASK_VARIABLE
 from nnunet_ssl.inference.sentences import WISHES
+from nnunet_ssl.json_files import read_json, write_json_atomically
 from nnunet_ssl.tasks import TaskTable
 from nnunet_ssl.training.networks import bare_network
 

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_ssl.benchmark.plan import ALL, BASELINE
-from nnunet_ssl.conversion.dataset_json import read_json
 from nnunet_ssl.data.layout import list_images
 from nnunet_ssl.errors import DataError
 from nnunet_ssl.evaluation.bootstrap import label_means
 from nnunet_ssl.evaluation.reading import find_reader, known_labels, read_image, read_labels
+from nnunet_ssl.json_files import read_json
 from nnunet_ssl.report.answers import points
 from nnunet_ssl.report.results import Results, short_name
 from nnunet_ssl.tasks import TaskTable

@@ -9,8 +9,8 @@ from typing import Any
 
 from nnunet_ssl.benchmark.estimate import budget, clock
 from nnunet_ssl.benchmark.plan import ALL, Plan
-from nnunet_ssl.conversion.dataset_json import read_json
 from nnunet_ssl.conversion.plans import resolve_configuration
+from nnunet_ssl.json_files import read_json
 from nnunet_ssl.report.results import Results, short_name
 from nnunet_ssl.tasks import BLOCK
 

@@ -10,10 +10,10 @@ from typing import Any
 from nnunet_ssl.benchmark.curves import CURVES
 from nnunet_ssl.benchmark.plan import ALL, BASELINE, PSEUDO_LABELS, Plan, Run
 from nnunet_ssl.benchmark.workplace import DONE, FAILED, Workplace, read_benchmark
-from nnunet_ssl.conversion.dataset_json import read_json
 from nnunet_ssl.curve_names import HIDDEN_DICE, PREFIX
 from nnunet_ssl.errors import DataError
 from nnunet_ssl.evaluation.scores import Scores, average, concatenate, scores_from_json
+from nnunet_ssl.json_files import read_json
 
 Key = tuple[str, str, int]  # method, labels, seed
 

@@ -28,7 +28,7 @@ from torch import autocast
 from torch import distributed as dist
 
 from nnunet_ssl.config import TrainingConfig, resolve
-from nnunet_ssl.conversion.dataset_json import existing_folder
+from nnunet_ssl.data.dataset_json import existing_folder
 from nnunet_ssl.data.preprocessing import Recipe
 from nnunet_ssl.data.two_stream import (
     Augmenter,

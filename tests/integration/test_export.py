@@ -25,7 +25,7 @@ import SimpleITK as sitk
 import torch
 
 from nnunet_ssl.cli import main
-from nnunet_ssl.conversion.dataset_json import read_dataset_json
+from nnunet_ssl.data.dataset_json import read_dataset_json
 from nnunet_ssl.inference.export import Source, load_checkpoint, prediction_network
 from nnunet_ssl.tasks import TaskTable
 from tests.integration.conftest import Workspace
