@@ -76,7 +76,7 @@ def plain_losses(
         # shaped as if the network had this prompt and the synthetic one only
         return Prompted(output.features, output.filters[:, [prompt, -1]])
 
-    pairs = method._own_prompts(batch.tasks)
+    pairs = method.space.own_pairs(batch.tasks)
     loss = torch.zeros((), device=batch.labeled.device)
     for images, targets in ((batch.labeled, batch.targets), (mixed, mixed_targets)):
         for k in range(prompts):

@@ -16,10 +16,6 @@ import torch
 from torch import Tensor
 
 from nnunet_ssl.curve_names import AGREEMENT, BY_LABEL, COVERAGE, PREFIX
-from nnunet_ssl.curve_names import COLLAPSED as COLLAPSED  # these four are for the monitor
-from nnunet_ssl.curve_names import CONFIDENCE as CONFIDENCE
-from nnunet_ssl.curve_names import HIDDEN_DICE as HIDDEN_DICE
-from nnunet_ssl.curve_names import REFERENCE as REFERENCE
 from nnunet_ssl.targets import LabelSpace
 
 PATIENCE = 5  # epochs in a row that make a collapse

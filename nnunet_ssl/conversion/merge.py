@@ -386,7 +386,7 @@ def _label_files(sources: Sequence[Source], ending: str) -> Iterator[LabelFile]:
         values = {0: 0}
         for prompt in source.table.prompts:
             value += 1
-            values[prompt.value if isinstance(prompt.value, int) else prompt.value[0]] = value
+            values[prompt.values[0]] = value
         for place, files in source.labels.items():
             for case, path in files.items():
                 yield LabelFile(path, f"{place}/{source.prefix}{case}{ending}", values, source.reader)

@@ -136,7 +136,7 @@ class VerSemi(Method):
 
         parts = iter(_split(network(torch.cat(images), prompted=True), [len(i) for i in images]))
 
-        own = self._own_prompts(batch.tasks)
+        own = self.space.own_pairs(batch.tasks)
         terms["labeled"] = (self._dice_ce(next(parts), batch.targets, own), 1.0)  # eq. 3
         if self.uses_mixes:
             mixed = next(parts)
@@ -212,10 +212,6 @@ class VerSemi(Method):
         return mix(foreground, foreground[partner], mask[:, 0]), any_foreground
 
     # Pairs of samples and prompts
-
-    def _own_prompts(self, tasks: Tensor) -> Pairs:
-        """Each sample under its own task's prompts; each sample weighs the same."""
-        return self.space.own_pairs(tasks)
 
     def _prompts_of_both(self, tasks: Tensor, partner: Tensor) -> Pairs:
         """Each mix under the prompts of the task on either side, once if it is the same (eq. 4).

@@ -17,10 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_ssl.config import TrainingConfig
-from nnunet_ssl.data.layout import hidden_cases
-from nnunet_ssl.data.two_stream import TaskBalancedLoader
-from nnunet_ssl.methods.base import Batch, Method
-from nnunet_ssl.pseudo_labels import (
+from nnunet_ssl.curve_names import (
     AGREEMENT,
     BY_LABEL,
     COLLAPSED,
@@ -29,6 +26,11 @@ from nnunet_ssl.pseudo_labels import (
     HIDDEN_DICE,
     PREFIX,
     REFERENCE,
+)
+from nnunet_ssl.data.layout import hidden_cases
+from nnunet_ssl.data.two_stream import TaskBalancedLoader
+from nnunet_ssl.methods.base import Batch, Method
+from nnunet_ssl.pseudo_labels import (
     Expected,
     Observation,
     collapses,
