@@ -14,6 +14,7 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_ssl.data.dataset_json import channel_names
 from nnunet_ssl.doctor.inventory import CaseFiles
 from nnunet_ssl.doctor.reading import Reader
 from nnunet_ssl.errors import ConfigError, DataError
@@ -75,8 +76,8 @@ def normalization_of(
     if plans is not None and name is not None:
         configuration = PlansManager(dict(plans)).get_configuration(name)
         return [str(scheme) for scheme in configuration.normalization_schemes]
-    channels = dataset_json.get("channel_names", {}).values()
-    return [str(get_normalization_scheme(str(channel)).__name__) for channel in channels]
+    channels = channel_names(dataset_json)
+    return [str(get_normalization_scheme(channel).__name__) for channel in channels]
 
 
 def choose_configuration(plans: Mapping[str, Any], name: str, wanted: str | None) -> str:
@@ -128,7 +129,7 @@ def _gpu_gb(manager: Any, configuration: Any, dataset_json: Mapping[str, Any]) -
     heads = manager.get_label_manager(dict(dataset_json)).num_segmentation_heads
     with torch.device("meta"):  # no memory, no time
         network = planned_network(
-            configuration, len(dataset_json["channel_names"]), heads, deep_supervision=False
+            configuration, len(channel_names(dataset_json)), heads, deep_supervision=False
         )
     measure: Any = getattr(network, "compute_conv_feature_map_size", None)
     if measure is None:  # a network of another package

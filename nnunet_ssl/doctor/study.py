@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from nnunet_ssl.data.dataset_json import channel_names
 from nnunet_ssl.data.layout import UNLABELED
 from nnunet_ssl.doctor.facts import IMAGES_TR, IMAGES_TS, IMAGES_UN, CaseFacts
 from nnunet_ssl.errors import ConfigError, DataError
@@ -92,7 +93,7 @@ class Study:
     @property
     def channel_names(self) -> list[str]:
         """Names of the channels in order."""
-        return [str(name) for name in self.dataset_json.get("channel_names", {}).values()]
+        return channel_names(self.dataset_json)
 
     @property
     def ignore_value(self) -> int | None:
